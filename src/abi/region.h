@@ -1,0 +1,118 @@
+// The shared memory of one job: what every process of it has taken from every GPU.
+//
+// Layout only, no behaviour. The file is made sparse at its full size, so that it never has to be
+// remapped; pages of slots that nobody uses are never backed. It holds use, never limits: limits come
+// from root's config. Any process of the job may be killed at any instruction, so every fact that
+// must not be torn is one 64-bit word, and a change of two words is made with a journal
+// (policy/ledger.h). A process may also be hostile: readers check every value that they use.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+namespace softmig::abi {
+
+inline constexpr uint64_t kRegionMagic = 0x31474d54464f53ULL;  // "SOFTMG1"
+inline constexpr uint32_t kRegionVersion = 1;
+inline constexpr uint32_t kMaxDevices = 16;
+inline constexpr uint32_t kMaxSlots = 32768;
+inline constexpr uint32_t kMaxObjects = 1024;
+inline constexpr uint32_t kMaxHolders = 48;
+
+// Memory is counted in units of 4 KiB: 32 bits then hold 16 TiB per device, and a counter, its
+// writer and the writer's sequence number fit one word.
+inline constexpr uint64_t kUnit = 4096;
+
+// used:32 (units) | writer slot:16 | writer sequence:16
+using PackedUse = uint64_t;
+// charged:32 (units) | sequence:16 (of the last completed change)
+using PackedCharge = uint64_t;
+// delta:32 (units, two's complement) | sequence:16
+using PackedIntent = uint64_t;
+// pid:22 | start time, low 40 bits (clock ticks since boot): 0 means free
+using PackedOwner = uint64_t;
+
+struct alignas(64) RegionDevice {
+  std::atomic<uint64_t> key;       // hash of the GPU's UUID, 0 while unused
+  std::atomic<PackedUse> use;      // what all processes together hold
+  std::atomic<uint64_t> peak;      // highest use ever seen, in units
+  std::atomic<uint64_t> refusals;  // requests that were answered with OUT_OF_MEMORY
+  uint64_t reserved[4];
+};
+
+// What one writer (a process, or an exported object) holds of one device, with its journal.
+struct alignas(64) RegionAccount {
+  std::atomic<PackedCharge> charge;
+  std::atomic<PackedIntent> intent;
+  std::atomic<uint64_t> applied;   // sequence (16 bits) of the last change seen in RegionDevice::use
+  std::atomic<uint64_t> contexts;  // of the charge: units held by contexts, for views only
+  uint64_t reserved[4];
+};
+
+struct alignas(64) RegionSlot {
+  std::atomic<PackedOwner> owner;
+  std::atomic<uint64_t> pid_namespace;  // inode of /proc/self/ns/pid, 0 until the owner is ready
+  std::atomic<uint32_t> uid;
+  uint32_t reserved0;
+  uint64_t reserved[5];
+  RegionAccount device[kMaxDevices];
+};
+
+// Memory that one process exported and others imported: it is charged once, to the object, until the
+// last holder has let go or died. As a writer it has the number kMaxSlots + its index.
+struct alignas(64) RegionObject {
+  std::atomic<uint64_t> key;  // hash of the handle, or device and size; 0 while free, 1 being made
+  std::atomic<uint32_t> device;
+  uint32_t reserved0;
+  uint64_t reserved[6];
+  std::atomic<PackedOwner> holder[kMaxHolders];
+  RegionAccount account;
+};
+
+struct RegionHeader {
+  uint64_t magic;
+  uint32_t version;
+  uint32_t header_size;
+  uint32_t slot_size;
+  uint32_t max_slots;
+  uint32_t max_devices;
+  std::atomic<uint32_t> high_water;  // slots ever used: scans stop there
+  uint64_t created_ns;               // CLOCK_REALTIME
+  uint64_t reserved[3];
+  RegionDevice device[kMaxDevices];
+};
+
+struct Region {
+  RegionHeader header;
+  RegionObject object[kMaxObjects];
+  RegionSlot slot[kMaxSlots];
+};
+
+inline constexpr size_t kRegionSize = sizeof(Region);
+
+static_assert(std::atomic<uint64_t>::is_always_lock_free);
+static_assert(sizeof(RegionDevice) == 64);
+static_assert(sizeof(RegionAccount) == 64);
+static_assert(sizeof(RegionObject) == 512);
+static_assert(kMaxSlots + kMaxObjects <= 65536, "a writer's number must fit 16 bits");
+static_assert(sizeof(RegionSlot) == 64 + 64 * kMaxDevices);
+static_assert(offsetof(RegionHeader, device) == 64);
+static_assert(offsetof(Region, object) == 64 + 64 * kMaxDevices);
+
+// What the driver holds for the job beyond the ledger (module code, streams, growth of contexts),
+// measured from outside by the agent or by `softmig run`, written to "<region>.extra" by rename.
+inline constexpr uint64_t kExtraMagic = 0x31585454464f53ULL;
+struct ExtraPage {
+  uint64_t magic;
+  uint32_t version;
+  uint32_t device_count;
+  uint64_t written_ns;  // CLOCK_MONOTONIC
+  struct {
+    uint64_t key;    // as RegionDevice::key
+    uint64_t bytes;  // to be added to the job's use
+  } device[kMaxDevices];
+};
+static_assert(sizeof(ExtraPage) == 24 + 16 * kMaxDevices);
+
+}  // namespace softmig::abi

@@ -1,0 +1,135 @@
+// Modules and libraries: their `__device__` variables take memory when they are loaded, so the image
+// is read first. What a compressed image hides is found from outside (docs/security.md).
+#include "cuda/state.h"
+#include "policy/image.h"
+#include "sys/files.h"
+#include "sys/memory.h"
+
+namespace softmig::cuda {
+namespace {
+
+constinit policy::Packing g_packing[abi::kMaxDevices];
+constinit sys::Mutex g_lock[abi::kMaxDevices];
+
+uint64_t globals_at(const void* image) {
+  if (image == nullptr) return 0;
+  image = policy::unwrap(image);
+  return policy::globals_in({static_cast<const uint8_t*>(image), policy::image_size(image)});
+}
+
+uint64_t globals_in_file(const char* path) {
+  size_t size = 0;
+  const uint8_t* data = path != nullptr ? sys::map_file(path, &size) : nullptr;
+  if (data == nullptr) return 0;
+  const uint64_t bytes = policy::globals_in({data, size});
+  sys::unmap_pages(const_cast<uint8_t*>(data), size);
+  return bytes;
+}
+
+template <typename Handle, typename Call>
+CUresult load(Handle* out, uint64_t globals, Call call) {
+  Place place;
+  if (out == nullptr || globals == 0 || !current_place(&place)) return call();
+  if (globals > UINT64_MAX / 2) return CUDA_ERROR_OUT_OF_MEMORY;
+  const Record record{globals, 0, place.context, static_cast<int16_t>(place.device)};
+  const auto keep = [&](CUresult result, auto commit) {
+    if (result != CUDA_SUCCESS) return result;
+    commit();
+    tables.modules.insert(reinterpret_cast<uint64_t>(*out), record);
+    return result;
+  };
+  if (policy::Packing::packs(globals)) {
+    PackedCharge charge(&g_packing[place.device], &g_lock[place.device], place.device, globals);
+    if (!charge) return CUDA_ERROR_OUT_OF_MEMORY;
+    return keep(call(), [&] { charge.keep(); });
+  }
+  Charge charge(place.device, in_pages(globals));
+  if (!charge) return CUDA_ERROR_OUT_OF_MEMORY;
+  return keep(call(), [&] { charge.keep(in_pages(globals)); });
+}
+
+void give_back(const Record& record) {
+  if (!policy::Packing::packs(record.bytes)) {
+    slice().release(record.device, in_pages(record.bytes));
+    return;
+  }
+  g_lock[record.device].lock();
+  slice().release(record.device, g_packing[record.device].remove(record.bytes));
+  g_lock[record.device].unlock();
+}
+
+CUresult after_unload(uint64_t handle, CUresult result) {
+  Record record;
+  if (active() && result == CUDA_SUCCESS && tables.modules.take(handle, &record)) give_back(record);
+  return result;
+}
+
+}  // namespace
+
+void drop_modules(uint32_t context) {
+  uint64_t handle;
+  Record record;
+  while (tables.modules.take_one_of(context, &handle, &record)) give_back(record);
+}
+
+}  // namespace softmig::cuda
+
+using softmig::cuda::active;
+using softmig::cuda::after_unload;
+using softmig::cuda::globals_at;
+using softmig::cuda::globals_in_file;
+using softmig::cuda::load;
+
+SM_HOOK(cuModuleLoad, 2000) CUresult cuModuleLoad(CUmodule* out, const char* path) {
+  if (!active()) return next_cuModuleLoad(out, path);
+  return load(out, globals_in_file(path), [&] { return next_cuModuleLoad(out, path); });
+}
+
+SM_HOOK(cuModuleLoadData, 2000) CUresult cuModuleLoadData(CUmodule* out, const void* image) {
+  if (!active()) return next_cuModuleLoadData(out, image);
+  return load(out, globals_at(image), [&] { return next_cuModuleLoadData(out, image); });
+}
+
+SM_HOOK(cuModuleLoadDataEx, 2010)
+CUresult cuModuleLoadDataEx(CUmodule* out, const void* image, unsigned int count,
+                            CUjit_option* options, void** values) {
+  if (!active()) return next_cuModuleLoadDataEx(out, image, count, options, values);
+  return load(out, globals_at(image),
+              [&] { return next_cuModuleLoadDataEx(out, image, count, options, values); });
+}
+
+SM_HOOK(cuModuleLoadFatBinary, 2000)
+CUresult cuModuleLoadFatBinary(CUmodule* out, const void* image) {
+  if (!active()) return next_cuModuleLoadFatBinary(out, image);
+  return load(out, globals_at(image), [&] { return next_cuModuleLoadFatBinary(out, image); });
+}
+
+SM_HOOK(cuModuleUnload, 2000) CUresult cuModuleUnload(CUmodule module) {
+  return after_unload(reinterpret_cast<uint64_t>(module), next_cuModuleUnload(module));
+}
+
+SM_HOOK(cuLibraryLoadData, 12000)
+CUresult cuLibraryLoadData(CUlibrary* out, const void* code, CUjit_option* jit, void** jit_values,
+                           unsigned int jit_count, CUlibraryOption* options, void** values,
+                           unsigned int count) {
+  const auto call = [&] {
+    return next_cuLibraryLoadData(out, code, jit, jit_values, jit_count, options, values, count);
+  };
+  if (!active()) return call();
+  return load(out, globals_at(code), call);
+}
+
+SM_HOOK(cuLibraryLoadFromFile, 12000)
+CUresult cuLibraryLoadFromFile(CUlibrary* out, const char* path, CUjit_option* jit,
+                               void** jit_values, unsigned int jit_count, CUlibraryOption* options,
+                               void** values, unsigned int count) {
+  const auto call = [&] {
+    return next_cuLibraryLoadFromFile(out, path, jit, jit_values, jit_count, options, values, count);
+  };
+  if (!active()) return call();
+  return load(out, globals_in_file(path), call);
+}
+
+SM_HOOK(cuLibraryUnload, 12000) CUresult cuLibraryUnload(CUlibrary library) {
+  return after_unload(reinterpret_cast<uint64_t>(library), next_cuLibraryUnload(library));
+}

@@ -1,0 +1,169 @@
+// Virtual memory management: physical memory lives while a handle or a mapping of it does.
+//
+// Exported memory is charged to a shared object of the region instead of this process, so that it
+// stays charged, once, while any process of the job holds it. A file descriptor does not say what it
+// stands for: imports find their object by device and size when they are mapped.
+#include "cuda/state.h"
+
+SM_DRIVER(cuMemGetAllocationPropertiesFromHandle);
+
+namespace softmig::cuda {
+namespace {
+
+// Record of a handle: bytes (0: an import not yet mapped), detail = references | mappings << 32.
+constexpr uint64_t kReference = 1, kMapping = uint64_t{1} << 32;
+
+uint64_t object_key(int device, uint64_t bytes) {
+  return slice().device_name(device) ^ (bytes * 0x9e3779b97f4a7c15 | 1);
+}
+
+void give_back(const Record& record) {
+  if (record.object >= 0) {
+    slice().drop_object(record.object);
+  } else {
+    slice().release(record.device, record.bytes);
+  }
+}
+
+// Counts a handle up or down; gives the memory back with the last reference and mapping.
+void count(uint64_t handle, uint64_t change) {
+  Record gone;
+  bool is_gone = false;
+  tables.handles.update(handle, [&](Record& record) {
+    record.detail += change;
+    is_gone = record.detail == 0;
+    gone = record;
+    return !is_gone;
+  });
+  if (is_gone) give_back(gone);
+}
+
+int device_of_handle(CUmemGenericAllocationHandle handle) {
+  CUmemAllocationProp properties = {};
+  if (next_cuMemGetAllocationPropertiesFromHandle(&properties, handle) != CUDA_SUCCESS ||
+      properties.location.type != CU_MEM_LOCATION_TYPE_DEVICE) {
+    return -1;
+  }
+  return device_of(properties.location.id);
+}
+
+void keep_import(CUmemGenericAllocationHandle handle) {
+  const int device = device_of_handle(handle);
+  if (device < 0) return;
+  tables.handles.update_or_insert(handle, [&](Record& record) {
+    if (record.device < 0) record = {0, 0, 0, static_cast<int16_t>(device)};
+    record.detail += kReference;
+    return true;
+  });
+}
+
+// The size of an import is known when it is mapped: its object is joined then, or, if it came from
+// outside of the job, it is charged here. False: refused.
+bool charge_import(CUmemGenericAllocationHandle handle, uint64_t bytes) {
+  Record record;
+  if (!tables.handles.find(handle, &record) || record.bytes != 0) return true;
+  const int object = slice().hold_object(object_key(record.device, bytes));
+  if (object < 0 && !slice().reserve(record.device, bytes)) return false;
+  bool taken = false;
+  tables.handles.update(handle, [&](Record& kept) {
+    taken = kept.bytes == 0;
+    if (taken) {
+      kept.bytes = bytes;
+      kept.object = static_cast<int16_t>(object);
+    }
+    return true;
+  });
+  if (!taken) give_back({bytes, 0, 0, record.device, static_cast<int16_t>(object)});
+  return true;
+}
+
+void share(CUmemGenericAllocationHandle handle) {
+  tables.handles.update(handle, [&](Record& record) {
+    if (record.object >= 0 || record.bytes == 0) return true;
+    record.object = static_cast<int16_t>(slice().make_object(
+        object_key(record.device, record.bytes), record.device, record.bytes));
+    return true;
+  });
+}
+
+}  // namespace
+}  // namespace softmig::cuda
+
+using softmig::cuda::active;
+using softmig::cuda::kMapping;
+using softmig::cuda::kReference;
+using softmig::cuda::Record;
+using softmig::cuda::tables;
+
+SM_HOOK(cuMemCreate, 10020)
+CUresult cuMemCreate(CUmemGenericAllocationHandle* out, size_t bytes,
+                     const CUmemAllocationProp* properties, unsigned long long flags) {
+  const auto call = [&] { return next_cuMemCreate(out, bytes, properties, flags); };
+  if (!active() || out == nullptr || properties == nullptr ||
+      properties->location.type != CU_MEM_LOCATION_TYPE_DEVICE) {
+    return call();
+  }
+  const int device = softmig::cuda::device_of(properties->location.id);
+  if (device < 0) return call();
+  const uint64_t pages = softmig::cuda::in_pages(bytes);
+  softmig::cuda::Charge charge(device, pages);
+  if (!charge) return CUDA_ERROR_OUT_OF_MEMORY;
+  const CUresult result = call();
+  if (result != CUDA_SUCCESS) return result;
+  charge.keep(pages);
+  tables.handles.insert(*out, {pages, kReference, 0, static_cast<int16_t>(device)});
+  return result;
+}
+
+SM_HOOK(cuMemRelease, 10020) CUresult cuMemRelease(CUmemGenericAllocationHandle handle) {
+  const CUresult result = next_cuMemRelease(handle);
+  if (active() && result == CUDA_SUCCESS) softmig::cuda::count(handle, -kReference);
+  return result;
+}
+
+SM_HOOK(cuMemRetainAllocationHandle, 11000)
+CUresult cuMemRetainAllocationHandle(CUmemGenericAllocationHandle* out, void* address) {
+  const CUresult result = next_cuMemRetainAllocationHandle(out, address);
+  if (active() && result == CUDA_SUCCESS) softmig::cuda::count(*out, kReference);
+  return result;
+}
+
+SM_HOOK(cuMemMap, 10020)
+CUresult cuMemMap(CUdeviceptr address, size_t bytes, size_t offset,
+                  CUmemGenericAllocationHandle handle, unsigned long long flags) {
+  if (!active()) return next_cuMemMap(address, bytes, offset, handle, flags);
+  if (!softmig::cuda::charge_import(handle, bytes)) return CUDA_ERROR_OUT_OF_MEMORY;
+  const CUresult result = next_cuMemMap(address, bytes, offset, handle, flags);
+  if (result != CUDA_SUCCESS) return result;
+  softmig::cuda::count(handle, kMapping);
+  tables.mappings.insert(address, {bytes, handle});
+  return result;
+}
+
+SM_HOOK(cuMemUnmap, 10020) CUresult cuMemUnmap(CUdeviceptr address, size_t bytes) {
+  const CUresult result = next_cuMemUnmap(address, bytes);
+  if (!active() || result != CUDA_SUCCESS) return result;
+  // One call may undo several mappings that lie side by side.
+  Record mapping;
+  for (uint64_t done = 0; done < bytes && tables.mappings.take(address + done, &mapping);
+       done += mapping.bytes) {
+    softmig::cuda::count(mapping.detail, -kMapping);
+  }
+  return result;
+}
+
+SM_HOOK(cuMemExportToShareableHandle, 10020)
+CUresult cuMemExportToShareableHandle(void* out, CUmemGenericAllocationHandle handle,
+                                      CUmemAllocationHandleType type, unsigned long long flags) {
+  const CUresult result = next_cuMemExportToShareableHandle(out, handle, type, flags);
+  if (active() && result == CUDA_SUCCESS) softmig::cuda::share(handle);
+  return result;
+}
+
+SM_HOOK(cuMemImportFromShareableHandle, 10020)
+CUresult cuMemImportFromShareableHandle(CUmemGenericAllocationHandle* out, void* os_handle,
+                                        CUmemAllocationHandleType type) {
+  const CUresult result = next_cuMemImportFromShareableHandle(out, os_handle, type);
+  if (active() && result == CUDA_SUCCESS) softmig::cuda::keep_import(*out);
+  return result;
+}

@@ -1,0 +1,79 @@
+// SM_HOOK: one exported function that stands in front of a driver's, and its row in the registry.
+//
+//   SM_HOOK(cuMemAlloc_v2, 3020) CUresult cuMemAlloc_v2(CUdeviceptr* out, size_t bytes) {
+//     if (!active()) return next_cuMemAlloc_v2(out, bytes);
+//     ...
+//   }
+//
+// `since` is the CUDA version that brought this spelling (0 for NVML). The row goes into a linker
+// section, so there is no list to keep in step. next_<name> calls the driver; without a driver it
+// answers what a machine without one would.
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+#include "abi/cuda.h"
+#include "abi/nvml.h"
+#include "job/slice.h"
+
+namespace softmig::hook {
+
+enum class Library : uint32_t { kCuda, kNvml };
+
+struct Entry {
+  const char* name;
+  void* hook;
+  void** next;
+  uint32_t since;
+  Library library;
+};
+
+// Address of the driver's own symbol, found by a walk of the loaded objects; null if the library is
+// not loaded or has no such symbol.
+void* driver_symbol(Library library, const char* name);
+bool driver_is_loaded(Library library);
+
+template <typename Function>
+struct Next;
+
+template <typename Result, typename... Args>
+struct Next<Result(Args...)> {
+  static constexpr Library kLibrary =
+      std::is_same_v<Result, nvmlReturn_t> ? Library::kNvml : Library::kCuda;
+  const char* name;
+  void* pointer = nullptr;
+
+  bool available() {
+    if (pointer == nullptr) pointer = driver_symbol(kLibrary, name);
+    return pointer != nullptr;
+  }
+  Result operator()(Args... args) {
+    if (__builtin_expect(pointer == nullptr, 0) && !available()) return absent();
+    return reinterpret_cast<Result (*)(Args...)>(pointer)(args...);
+  }
+
+ private:
+  static Result absent() {
+    if constexpr (std::is_same_v<Result, nvmlReturn_t>) {
+      return driver_is_loaded(kLibrary) ? NVML_ERROR_FUNCTION_NOT_FOUND
+                                        : NVML_ERROR_LIBRARY_NOT_FOUND;
+    } else {
+      return driver_is_loaded(kLibrary) ? CUDA_ERROR_NOT_FOUND : CUDA_ERROR_NO_DEVICE;
+    }
+  }
+};
+
+inline bool active() { return job::slice().mode() == job::Mode::kActive; }
+
+}  // namespace softmig::hook
+
+// A driver function that we call and do not hook.
+#define SM_DRIVER(fn) \
+  static constinit softmig::hook::Next<std::remove_reference_t<decltype(::fn)>> next_##fn{#fn}
+
+#define SM_HOOK(fn, since)                                                                     \
+  SM_DRIVER(fn);                                                                               \
+  [[gnu::section("softmig_hooks"), gnu::used]] static const softmig::hook::Entry entry_##fn = { \
+      #fn, reinterpret_cast<void*>(&::fn), &next_##fn.pointer, since, next_##fn.kLibrary};     \
+  extern "C" [[gnu::visibility("default")]]

@@ -1,0 +1,170 @@
+#include "hook/resolve.h"
+
+#include <elf.h>
+#include <link.h>
+#include <string.h>
+
+#include "hook/hook.h"
+
+namespace softmig::hook {
+namespace {
+
+// The dynamic section of one loaded object, as far as a look-up by name needs it.
+struct Object {
+  ElfW(Addr) base = 0;
+  const ElfW(Sym) * symbols = nullptr;
+  const char* strings = nullptr;
+  const uint32_t* gnu_hash = nullptr;
+  const uint32_t* sysv_hash = nullptr;
+  const uint16_t* versions = nullptr;
+};
+
+// glibc has relocated these addresses in place, other loaders have not.
+template <typename T>
+const T* at(ElfW(Addr) base, ElfW(Addr) address) {
+  return reinterpret_cast<const T*>(address < base ? base + address : address);
+}
+
+bool read_dynamic(const dl_phdr_info& info, Object* object) {
+  const ElfW(Dyn)* dynamic = nullptr;
+  for (int i = 0; i < info.dlpi_phnum; i++) {
+    if (info.dlpi_phdr[i].p_type == PT_DYNAMIC) {
+      dynamic = reinterpret_cast<const ElfW(Dyn)*>(info.dlpi_addr + info.dlpi_phdr[i].p_vaddr);
+    }
+  }
+  if (dynamic == nullptr) return false;
+  object->base = info.dlpi_addr;
+  for (; dynamic->d_tag != DT_NULL; dynamic++) {
+    const ElfW(Addr) address = dynamic->d_un.d_ptr;
+    switch (dynamic->d_tag) {
+      case DT_SYMTAB: object->symbols = at<ElfW(Sym)>(object->base, address); break;
+      case DT_STRTAB: object->strings = at<char>(object->base, address); break;
+      case DT_GNU_HASH: object->gnu_hash = at<uint32_t>(object->base, address); break;
+      case DT_HASH: object->sysv_hash = at<uint32_t>(object->base, address); break;
+      case DT_VERSYM: object->versions = at<uint16_t>(object->base, address); break;
+      default: break;
+    }
+  }
+  return object->symbols != nullptr && object->strings != nullptr;
+}
+
+// Hidden versions (bit 15) are old spellings kept for old programs: dlsym does not find them either.
+bool is_match(const Object& object, uint32_t index, const char* name) {
+  const ElfW(Sym)& symbol = object.symbols[index];
+  if (symbol.st_shndx == SHN_UNDEF || symbol.st_value == 0) return false;
+  if (object.versions != nullptr && (object.versions[index] & 0x8000) != 0) return false;
+  return strcmp(object.strings + symbol.st_name, name) == 0;
+}
+
+void* address_of(const Object& object, uint32_t index) {
+  const ElfW(Sym)& symbol = object.symbols[index];
+  const ElfW(Addr) address = object.base + symbol.st_value;
+  if (ELF64_ST_TYPE(symbol.st_info) == STT_GNU_IFUNC) {
+    return reinterpret_cast<void* (*)()>(address)();
+  }
+  return reinterpret_cast<void*>(address);
+}
+
+void* look_up_gnu(const Object& object, const char* name) {
+  uint32_t hash = 5381;
+  for (const char* c = name; *c != 0; c++) hash = hash * 33 + static_cast<uint8_t>(*c);
+  const uint32_t buckets = object.gnu_hash[0], first = object.gnu_hash[1];
+  const uint32_t bloom_words = object.gnu_hash[2];
+  const uint32_t* bucket =
+      object.gnu_hash + 4 + bloom_words * (sizeof(ElfW(Addr)) / sizeof(uint32_t));
+  const uint32_t* chain = bucket + buckets;
+  if (buckets == 0) return nullptr;
+  uint32_t index = bucket[hash % buckets];
+  if (index < first) return nullptr;
+  for (;; index++) {
+    const uint32_t other = chain[index - first];
+    if ((other | 1) == (hash | 1) && is_match(object, index, name)) return address_of(object, index);
+    if ((other & 1) != 0) return nullptr;
+  }
+}
+
+void* look_up_sysv(const Object& object, const char* name) {
+  uint32_t hash = 0;
+  for (const char* c = name; *c != 0; c++) {
+    hash = (hash << 4) + static_cast<uint8_t>(*c);
+    hash = (hash ^ (hash >> 24 & 0xf0)) & 0x0fffffff;
+  }
+  const uint32_t buckets = object.sysv_hash[0];
+  const uint32_t* bucket = object.sysv_hash + 2;
+  const uint32_t* chain = bucket + buckets;
+  if (buckets == 0) return nullptr;
+  for (uint32_t index = bucket[hash % buckets]; index != 0; index = chain[index]) {
+    if (is_match(object, index, name)) return address_of(object, index);
+  }
+  return nullptr;
+}
+
+// One look-up: in all objects whose file name begins with one of the prefixes.
+struct Search {
+  const char* prefix;
+  const char* second_prefix;
+  const char* name;  // null: is such an object loaded at all
+  void* found;
+  bool loaded;
+};
+
+bool has_prefix(const char* path, const char* prefix) {
+  if (path == nullptr || prefix == nullptr) return false;
+  const char* slash = strrchr(path, '/');
+  return strncmp(slash != nullptr ? slash + 1 : path, prefix, strlen(prefix)) == 0;
+}
+
+int visit(dl_phdr_info* info, size_t, void* data) {
+  auto& search = *static_cast<Search*>(data);
+  if (!has_prefix(info->dlpi_name, search.prefix) &&
+      !has_prefix(info->dlpi_name, search.second_prefix)) {
+    return 0;
+  }
+  Object object;
+  if (!read_dynamic(*info, &object)) return 0;
+  search.loaded = true;
+  if (search.name == nullptr) return 1;
+  if (object.gnu_hash != nullptr) {
+    search.found = look_up_gnu(object, search.name);
+  } else if (object.sysv_hash != nullptr) {
+    search.found = look_up_sysv(object, search.name);
+  }
+  return search.found != nullptr;
+}
+
+Search look_for(const char* prefix, const char* second_prefix, const char* name) {
+  Search search{prefix, second_prefix, name, nullptr, false};
+  dl_iterate_phdr(visit, &search);
+  return search;
+}
+
+constexpr const char* file_prefix(Library library) {
+  return library == Library::kCuda ? "libcuda.so" : "libnvidia-ml.so";
+}
+
+void* system_function(std::atomic<void*>& cache, const char* name) {
+  void* address = cache.load(std::memory_order_relaxed);
+  if (address == nullptr) {
+    address = look_for("libc.so", "libdl.so", name).found;
+    cache.store(address, std::memory_order_relaxed);
+  }
+  return address;
+}
+
+constinit std::atomic<void*> g_dlsym{nullptr}, g_dlvsym{nullptr}, g_dlopen{nullptr};
+
+}  // namespace
+
+void* driver_symbol(Library library, const char* name) {
+  return look_for(file_prefix(library), nullptr, name).found;
+}
+
+bool driver_is_loaded(Library library) {
+  return look_for(file_prefix(library), nullptr, nullptr).loaded;
+}
+
+void* system_dlsym() { return system_function(g_dlsym, "dlsym"); }
+void* system_dlvsym() { return system_function(g_dlvsym, "dlvsym"); }
+void* system_dlopen() { return system_function(g_dlopen, "dlopen"); }
+
+}  // namespace softmig::hook

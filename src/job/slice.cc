@@ -1,0 +1,304 @@
+#include "job/slice.h"
+
+#include <sys/mman.h>
+
+#include "base/bytes.h"
+#include "base/text.h"
+#include "job/extra.h"
+#include "job/log.h"
+#include "sys/clock.h"
+#include "sys/files.h"
+#include "sys/proc.h"
+
+namespace softmig::job {
+namespace {
+
+using std::memory_order_acquire;
+using std::memory_order_relaxed;
+using std::memory_order_release;
+
+constexpr uint64_t kLookIntervalNs = 1'000'000'000;
+constexpr int kWipeOnFork = 18;  // MADV_WIPEONFORK, Linux 4.14
+
+constexpr Places kPlaces;
+constinit Slice g_slice;
+
+constinit uint32_t g_fork_word = 1;  // where the kernel cannot wipe pages (before 4.14)
+
+void wipe_fork_word() { g_fork_word = 0; }
+
+extern "C" int __register_atfork(void (*)(), void (*)(), void (*child)(), void* dso);
+
+// A word that reads 0 in every fork child.
+volatile uint32_t* make_fork_mark() {
+  void* page = mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (page == MAP_FAILED || madvise(page, 4096, kWipeOnFork) != 0) {
+    __register_atfork(nullptr, nullptr, wipe_fork_word, nullptr);
+    return &g_fork_word;
+  }
+  auto* word = static_cast<volatile uint32_t*>(page);
+  *word = 1;
+  return word;
+}
+
+class Guard {
+ public:
+  explicit Guard(sys::Mutex& mutex) : mutex_(mutex) { mutex_.lock(); }
+  ~Guard() { mutex_.unlock(); }
+  Guard(const Guard&) = delete;
+  Guard& operator=(const Guard&) = delete;
+
+ private:
+  sys::Mutex& mutex_;
+};
+
+}  // namespace
+
+Slice& slice() { return g_slice; }
+
+Mode Slice::decide() {
+  const Mode mode = mode_.load(memory_order_acquire);
+  if (mode == Mode::kActive) {
+    restart_after_fork();
+    return Mode::kActive;
+  }
+  Guard guard(lock_);
+  if (mode_.load(memory_order_acquire) == Mode::kUndecided) start();
+  return mode_.load(memory_order_acquire);
+}
+
+void Slice::start() {
+  load_config(kPlaces, &config_);
+  if (config_.source == Source::kNone ||
+      (config_.source != Source::kClosed && !config_.settings.limits_anything())) {
+    mode_.store(Mode::kPassive, memory_order_release);
+    return;
+  }
+  log_configure(kPlaces, config_);
+  if (config_.source == Source::kClosed) log(LogLevel::kError, "%s", config_.error);
+  same_image_ = make_fork_mark();
+  open_region(kPlaces, config_, &region_);
+  pid_namespace_ = sys::pid_namespace();
+  next_look_ns_.store(sys::monotonic_ns() + kLookIntervalNs, memory_order_relaxed);
+  mode_.store(region_.map != nullptr ? Mode::kActive : Mode::kPassive, memory_order_release);
+  log(LogLevel::kInfo, "active: limits from %s, region %s",
+      config_.path[0] != 0 ? config_.path : "the environment", region_.path);
+}
+
+// In a fork child the parent's slot, locks and records are somebody else's. One thread runs here
+// for each that calls; the first one through does the work.
+void Slice::restart_after_fork() {
+  static constinit std::atomic<uint32_t> working_pid{0};
+  const auto pid = static_cast<uint32_t>(sys::pid());
+  uint32_t seen = working_pid.load(memory_order_acquire);
+  if (seen != pid && working_pid.compare_exchange_strong(seen, pid)) {
+    lock_.reset();
+    for (Device& device : devices_) device.lock.reset();
+    log_after_fork();
+    owner_ = 0;
+    slot_.store(-1, memory_order_release);
+    generation_.fetch_add(1, memory_order_release);
+    *same_image_ = 1;
+  }
+  while (*same_image_ == 0) sys::yield();
+}
+
+bool Slice::join() {
+  Guard guard(lock_);
+  if (slot_.load(memory_order_acquire) >= 0) return true;
+  const auto pid = static_cast<uint32_t>(sys::pid());
+  owner_ = policy::pack_owner(pid, sys::own_start_ticks());
+  // After execve pid and start time are the old ones, and what the old image held is gone.
+  const uint32_t high = region_.map->header.high_water.load(memory_order_acquire);
+  for (uint32_t i = 0; i < high && i < abi::kMaxSlots; i++) {
+    if (region_.map->slot[i].owner.load(memory_order_relaxed) == owner_ &&
+        region_.map->slot[i].pid_namespace.load(memory_order_relaxed) == pid_namespace_) {
+      policy::reclaim_slot(*region_.map, i, owner_);
+    }
+  }
+  int slot = policy::claim_slot(*region_.map, owner_, pid_namespace_, sys::effective_uid());
+  if (slot < 0) {
+    reclaim_dead();
+    slot = policy::claim_slot(*region_.map, owner_, pid_namespace_, sys::effective_uid());
+  }
+  if (slot < 0) {
+    log(LogLevel::kError, "region %s: all %u places are taken", region_.path, abi::kMaxSlots);
+    return false;
+  }
+  slot_.store(slot, memory_order_release);
+  return true;
+}
+
+int Slice::add_device(const policy::Uuid& uuid, int ordinal) {
+  const uint64_t key = device_key(uuid);
+  const int device = policy::region_device(*region_.map, key);
+  if (device < 0) return -1;
+  devices_[device].limit_index = policy::device_index(config_.settings, uuid, ordinal);
+  devices_[device].key = key;
+  if (device >= device_count_.load(memory_order_relaxed)) device_count_.store(device + 1);
+  apply_limits();
+  read_extra();
+  return device;
+}
+
+void Slice::apply_limits() {
+  for (Device& device : devices_) {
+    if (device.key == 0) continue;
+    uint64_t limit = policy::memory_limit(config_.settings, device.limit_index);
+    uint64_t units = limit == 0 ? policy::kNoLimit : limit / abi::kUnit;
+    if (config_.source == Source::kClosed) units = 0;
+    device.limit_units.store(units, memory_order_relaxed);
+  }
+}
+
+void Slice::read_extra() {
+  if (!region_.shared) return;
+  abi::ExtraPage page;
+  if (!read_extra_page(region_.path, &page)) return;
+  for (Device& device : devices_) {
+    if (device.key == 0) continue;
+    uint64_t units = 0;
+    for (uint32_t i = 0; i < page.device_count; i++) {
+      if (page.device[i].key == device.key) units = policy::units_for(page.device[i].bytes);
+    }
+    device.extra_units.store(units, memory_order_relaxed);
+  }
+}
+
+void Slice::refresh() {
+  const uint64_t now = sys::monotonic_ns();
+  uint64_t due = next_look_ns_.load(memory_order_relaxed);
+  if (now < due || !next_look_ns_.compare_exchange_strong(due, now + kLookIntervalNs)) return;
+  Guard guard(lock_);
+  read_extra();
+  if (!config_changed(kPlaces, config_)) return;
+  if (reload_config(kPlaces, &config_)) {
+    log(LogLevel::kWarning, "limits were changed: %s", config_.path);
+  }
+  if (config_.error[0] != 0) log(LogLevel::kError, "%s", config_.error);
+  log_configure(kPlaces, config_);
+  apply_limits();
+}
+
+// The limit for the ledger alone: what the driver holds beyond it is taken off.
+uint64_t Slice::room_limit(const Device& device) const {
+  const uint64_t limit = device.limit_units.load(memory_order_relaxed);
+  if (limit == policy::kNoLimit) return limit;
+  const uint64_t extra = device.extra_units.load(memory_order_relaxed);
+  return limit > extra ? limit - extra : 0;
+}
+
+policy::Change Slice::change(int device, int64_t units) {
+  Device& mine = devices_[device];
+  const uint64_t limit = room_limit(mine);
+  Guard guard(mine.lock);
+  return policy::change_use(*region_.map, static_cast<uint32_t>(slot_.load(memory_order_relaxed)),
+                            static_cast<uint32_t>(device), units, limit);
+}
+
+bool Slice::try_reserve(int device, uint64_t bytes) {
+  if (slot_.load(memory_order_acquire) < 0 && !join()) return false;
+  const uint64_t units = policy::units_for(bytes);
+  if (units > INT32_MAX) return false;
+  return change(device, static_cast<int64_t>(units)) == policy::Change::kDone;
+}
+
+bool Slice::reserve(int device, uint64_t bytes) {
+  refresh();
+  if (try_reserve(device, bytes)) return true;
+  if (slot_.load(memory_order_acquire) >= 0) {
+    reclaim_dead();
+    if (try_reserve(device, bytes)) return true;
+  }
+  region_.map->header.device[device].refusals.fetch_add(1, memory_order_relaxed);
+  if (log_enabled(LogLevel::kWarning)) {
+    const DeviceMemory now = memory(device);
+    log(LogLevel::kWarning, "refused %llu bytes on device %d: %llu of %llu are used",
+        static_cast<unsigned long long>(bytes), device, static_cast<unsigned long long>(now.used),
+        static_cast<unsigned long long>(now.limit));
+  }
+  return false;
+}
+
+void Slice::charge(int device, uint64_t bytes) {
+  if (bytes == 0 || (slot_.load(memory_order_acquire) < 0 && !join())) return;
+  Device& mine = devices_[device];
+  Guard guard(mine.lock);
+  policy::change_use(*region_.map, static_cast<uint32_t>(slot_.load(memory_order_relaxed)),
+                     static_cast<uint32_t>(device),
+                     static_cast<int64_t>(policy::units_for(bytes)), policy::kNoLimit);
+}
+
+void Slice::release(int device, uint64_t bytes) {
+  if (bytes == 0 || slot_.load(memory_order_acquire) < 0) return;
+  change(device, -static_cast<int64_t>(policy::units_for(bytes)));
+}
+
+void Slice::note_context(int device, int64_t bytes) {
+  const int slot = slot_.load(memory_order_acquire);
+  if (slot < 0) return;
+  const int64_t units = bytes / static_cast<int64_t>(abi::kUnit);
+  region_.map->slot[slot].device[device].contexts.fetch_add(static_cast<uint64_t>(units),
+                                                            memory_order_relaxed);
+}
+
+DeviceMemory Slice::memory(int device) {
+  const Device& mine = devices_[device];
+  const uint64_t limit = mine.limit_units.load(memory_order_relaxed);
+  const uint64_t used = policy::used_units(
+      region_.map->header.device[device].use.load(memory_order_relaxed));
+  return {limit == policy::kNoLimit ? 0 : limit * abi::kUnit,
+          (used + mine.extra_units.load(memory_order_relaxed)) * abi::kUnit};
+}
+
+void Slice::reclaim_dead() {
+  const uint32_t high = region_.map->header.high_water.load(memory_order_acquire);
+  for (uint32_t i = 0; i < high && i < abi::kMaxSlots; i++) {
+    abi::RegionSlot& slot = region_.map->slot[i];
+    const abi::PackedOwner owner = slot.owner.load(memory_order_acquire);
+    if (owner == 0 || owner == owner_) continue;
+    // A pid means nothing in another pid namespace: those slots are the agent's to judge.
+    if (slot.pid_namespace.load(memory_order_acquire) != pid_namespace_) continue;
+    if (!sys::is_gone(kPlaces.proc, policy::owner_pid(owner), policy::owner_start(owner))) continue;
+    log(LogLevel::kDebug, "process %u is gone: its memory is given back", policy::owner_pid(owner));
+    policy::reclaim_slot(*region_.map, i, owner);
+  }
+}
+
+bool Slice::is_member(uint32_t pid) {
+  const uint32_t high = region_.map->header.high_water.load(memory_order_acquire);
+  for (uint32_t i = 0; i < high && i < abi::kMaxSlots; i++) {
+    const abi::RegionSlot& slot = region_.map->slot[i];
+    if (policy::owner_pid(slot.owner.load(memory_order_relaxed)) == pid) return true;
+  }
+  return false;
+}
+
+uint64_t Slice::held_by(uint32_t pid, int device) {
+  uint64_t units = 0;
+  const uint32_t high = region_.map->header.high_water.load(memory_order_acquire);
+  for (uint32_t i = 0; i < high && i < abi::kMaxSlots; i++) {
+    const abi::RegionSlot& slot = region_.map->slot[i];
+    if (policy::owner_pid(slot.owner.load(memory_order_relaxed)) != pid) continue;
+    units += policy::charged_units(slot.device[device].charge.load(memory_order_relaxed));
+  }
+  return units * abi::kUnit;
+}
+
+int Slice::make_object(uint64_t key, int device, uint64_t bytes) {
+  if (slot_.load(memory_order_acquire) < 0 && !join()) return -1;
+  Guard guard(devices_[device].lock);
+  return policy::make_object(*region_.map, key, static_cast<uint32_t>(slot_.load()),
+                             static_cast<uint32_t>(device), policy::units_for(bytes), owner_);
+}
+
+int Slice::hold_object(uint64_t key) {
+  if (slot_.load(memory_order_acquire) < 0 && !join()) return -1;
+  return policy::hold_object(*region_.map, key, owner_);
+}
+
+void Slice::drop_object(int object) {
+  policy::drop_object(*region_.map, static_cast<uint32_t>(object), owner_);
+}
+
+}  // namespace softmig::job

@@ -1,0 +1,104 @@
+// This process's place in its job: mode, limits, region, slot. One per process, made at the first
+// CUDA or NVML symbol, made anew in a fork child at its first hook.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+#include "job/config.h"
+#include "job/region.h"
+#include "policy/ledger.h"
+#include "sys/futex.h"
+
+namespace softmig::job {
+
+enum class Mode : int { kUndecided, kPassive, kActive };
+
+// Memory of one device as the job may see it, in bytes.
+struct DeviceMemory {
+  uint64_t limit = 0;  // 0: no limit
+  uint64_t used = 0;   // by all processes, what the driver holds beyond the ledger included
+};
+
+class Slice {
+ public:
+  // Passive or active; the answer to the first question lasts until exec.
+  Mode mode() {
+    const Mode mode = mode_.load(std::memory_order_acquire);
+    if (mode == Mode::kPassive) return mode;
+    if (mode == Mode::kActive && *same_image_ != 0) return mode;
+    return decide();
+  }
+
+  const policy::Settings& settings() const { return config_.settings; }
+  const Config& config() const { return config_; }
+  // Changes with every fork: caches of charges from before it are not this process's.
+  uint32_t generation() const { return generation_.load(std::memory_order_relaxed); }
+
+  // Enters a GPU; `ordinal` is its place in the job's device order or -1. Returns its index in the
+  // region, or -1 if the region is full of devices.
+  int add_device(const policy::Uuid& uuid, int ordinal);
+  uint64_t device_name(int device) const { return devices_[device].key; }
+
+  // Takes `bytes` of a device for this process. False: the limit, all looked for dead processes
+  // included, does not allow it.
+  bool reserve(int device, uint64_t bytes);
+  // As reserve, but neither looks for the dead nor counts a refusal.
+  bool try_reserve(int device, uint64_t bytes);
+  // Takes it whatever the limit says: for what the driver already holds.
+  void charge(int device, uint64_t bytes);
+  void release(int device, uint64_t bytes);
+  // Marks bytes of this process's charge as held by contexts (for views).
+  void note_context(int device, int64_t bytes);
+
+  DeviceMemory memory(int device);
+  // True if the process with this pid (as seen here) belongs to this job's region.
+  bool is_member(uint32_t pid);
+  // What that process holds of a device by the ledger, in bytes.
+  uint64_t held_by(uint32_t pid, int device);
+
+  // Exported memory (policy/ledger.h). Sizes in bytes, results as there.
+  int make_object(uint64_t key, int device, uint64_t bytes);
+  int hold_object(uint64_t key);
+  void drop_object(int object);
+
+  // Frees the slots of dead processes.
+  void reclaim_dead();
+  // Looks at config and extra page if the last look is a second old.
+  void refresh();
+
+ private:
+  struct Device {
+    uint64_t key = 0;
+    int limit_index = -1;
+    std::atomic<uint64_t> limit_units{policy::kNoLimit};
+    std::atomic<uint64_t> extra_units{0};
+    sys::Mutex lock;
+  };
+
+  Mode decide();
+  void start();
+  void restart_after_fork();
+  bool join();
+  policy::Change change(int device, int64_t units);
+  uint64_t room_limit(const Device& device) const;
+  void apply_limits();
+  void read_extra();
+
+  std::atomic<Mode> mode_{Mode::kUndecided};
+  std::atomic<uint32_t> generation_{0};
+  volatile uint32_t* same_image_ = nullptr;  // a word that fork wipes
+  sys::Mutex lock_;                          // starting and joining
+  Config config_;
+  OpenRegion region_;
+  std::atomic<int> slot_{-1};
+  abi::PackedOwner owner_ = 0;
+  uint64_t pid_namespace_ = 0;
+  std::atomic<uint64_t> next_look_ns_{0};
+  std::atomic<int> device_count_{0};
+  Device devices_[abi::kMaxDevices];
+};
+
+Slice& slice();
+
+}  // namespace softmig::job

@@ -1,0 +1,238 @@
+#include "policy/image.h"
+
+#include <string_view>
+
+namespace softmig::policy {
+namespace {
+
+using Bytes = std::span<const uint8_t>;
+
+constexpr uint32_t kWrapperMagic = 0x466243b1, kFatbinMagic = 0xba55ed50, kElfMagic = 0x464c457f;
+constexpr uint16_t kKindPtx = 1, kKindElf = 2;
+// Bits of a part's flags that say that its text is compressed, by either of two methods.
+constexpr uint64_t kCompressed = 0x2000 | 0x8000;
+constexpr uint64_t kMaxText = 64 << 20;
+
+template <typename T>
+T read(Bytes bytes, uint64_t offset) {
+  T value = 0;
+  if (offset + sizeof value <= bytes.size()) {
+    __builtin_memcpy(&value, bytes.data() + offset, sizeof value);
+  }
+  return value;
+}
+
+Bytes part(Bytes bytes, uint64_t offset, uint64_t size) {
+  if (offset > bytes.size() || size > bytes.size() - offset) return {};
+  return bytes.subspan(offset, size);
+}
+
+uint64_t add(uint64_t a, uint64_t b) { return a + b >= a ? a + b : UINT64_MAX; }
+
+// --- ELF: the sections .nv.global (zeroed) and .nv.global.init
+
+constexpr uint64_t kElfHeader = 64, kSectionHeader = 64;
+
+struct Sections {
+  uint64_t offset, count, names;  // names: offset of the section name strings
+};
+
+Sections sections_of(Bytes elf) {
+  Sections s{read<uint64_t>(elf, 0x28), read<uint16_t>(elf, 0x3c), 0};
+  const uint64_t index = read<uint16_t>(elf, 0x3e);
+  if (s.offset > elf.size() || s.count > (elf.size() - s.offset) / kSectionHeader) s.count = 0;
+  if (index < s.count) s.names = read<uint64_t>(elf, s.offset + index * kSectionHeader + 0x18);
+  return s;
+}
+
+bool starts_with(Bytes elf, uint64_t offset, std::string_view text) {
+  const Bytes found = part(elf, offset, text.size());
+  return found.size() == text.size() && __builtin_memcmp(found.data(), text.data(), text.size()) == 0;
+}
+
+uint64_t globals_in_elf(Bytes elf) {
+  const Sections sections = sections_of(elf);
+  uint64_t bytes = 0;
+  for (uint64_t i = 0; i < sections.count; i++) {
+    const uint64_t header = sections.offset + i * kSectionHeader;
+    const uint64_t name = add(sections.names, read<uint32_t>(elf, header));
+    if (starts_with(elf, name, ".nv.global")) bytes = add(bytes, read<uint64_t>(elf, header + 0x20));
+  }
+  return bytes;
+}
+
+uint64_t elf_size(Bytes header) {
+  const uint64_t sections = read<uint64_t>(header, 0x28), segments = read<uint64_t>(header, 0x20);
+  const uint64_t after_sections = sections + uint64_t{read<uint16_t>(header, 0x3c)} * kSectionHeader;
+  const uint64_t after_segments = segments + uint64_t{read<uint16_t>(header, 0x38)} * 56;
+  return after_sections > after_segments ? after_sections : after_segments;
+}
+
+// --- PTX: ".global .align 4 .b8 name[123];", ".visible .global .f32 x;"
+
+class Words {
+ public:
+  explicit Words(std::string_view text) : text_(text) {}
+  // Next word, bracket or punctuation mark; empty at the end. Comments are skipped.
+  std::string_view next() {
+    skip();
+    if (text_.empty()) return {};
+    size_t length = 0;
+    while (length < text_.size() && is_word(text_[length])) length++;
+    if (length == 0) length = 1;
+    const std::string_view word = text_.substr(0, length);
+    text_.remove_prefix(length);
+    return word;
+  }
+
+ private:
+  static bool is_word(char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
+           c == '.' || c == '$' || c == '%';
+  }
+  void skip() {
+    for (;;) {
+      while (!text_.empty() && (text_[0] == ' ' || (text_[0] >= '\t' && text_[0] <= '\r'))) {
+        text_.remove_prefix(1);
+      }
+      size_t end;
+      if (text_.starts_with("//")) {
+        end = text_.find('\n');
+      } else if (text_.starts_with("/*")) {
+        end = text_.find("*/");
+        if (end != text_.npos) end += 2;
+      } else {
+        return;
+      }
+      text_.remove_prefix(end == text_.npos ? text_.size() : end);
+    }
+  }
+  std::string_view text_;
+};
+
+uint64_t parse_number(std::string_view word) {
+  uint64_t value = 0;
+  if (word.starts_with("0x") || word.starts_with("0X")) {
+    for (char c : word.substr(2)) {
+      const int digit = c <= '9' ? c - '0' : (c | 0x20) - 'a' + 10;
+      if (digit < 0 || digit > 15 || value >> 60 != 0) return value;
+      value = value * 16 + static_cast<uint64_t>(digit);
+    }
+    return value;
+  }
+  for (char c : word) {
+    if (c < '0' || c > '9' || value > UINT64_MAX / 16) break;
+    value = value * 10 + static_cast<uint64_t>(c - '0');
+  }
+  return value;
+}
+
+// ".f32" and its kin: the digits are bits. 0: not a type.
+uint64_t type_bytes(std::string_view word) {
+  if (word.size() < 3 || word[0] != '.' || word.find_first_of("bsuf") != 1) return 0;
+  const uint64_t bits = parse_number(word.substr(2));
+  return bits >= 8 && bits <= 128 ? bits / 8 : 0;
+}
+
+uint64_t vector_width(std::string_view word) {
+  return word == ".v2" ? 2 : word == ".v4" ? 4 : word == ".v8" ? 8 : 0;
+}
+
+// One declaration after ".global", up to its ';'.
+uint64_t declared_bytes(Words& words) {
+  uint64_t element = 0, width = 1, count = 1, total = 0;
+  for (std::string_view word = words.next(); !word.empty(); word = words.next()) {
+    if (const uint64_t bytes = type_bytes(word)) element = bytes;
+    if (const uint64_t lanes = vector_width(word)) width = lanes;
+    if (word == "[") {
+      const uint64_t extent = parse_number(words.next());
+      if (extent != 0 && __builtin_mul_overflow(count, extent, &count)) return UINT64_MAX;
+    }
+    if (word == "," || word == ";" || word == "=") {
+      uint64_t bytes;
+      if (__builtin_mul_overflow(count, element * width, &bytes)) return UINT64_MAX;
+      total = add(total, bytes);
+      count = 1;
+    }
+    if (word == "=") {  // an initialiser: numbers, up to the end of the declaration
+      while (!word.empty() && word != ";") word = words.next();
+    }
+    if (word == ";") break;
+  }
+  return total;
+}
+
+uint64_t globals_in_ptx(std::string_view text) {
+  Words words(text);
+  uint64_t bytes = 0;
+  for (std::string_view word = words.next(); !word.empty(); word = words.next()) {
+    if (word == "{") return bytes;  // functions begin: no globals are declared after the first body
+    if (word == ".global") bytes = add(bytes, declared_bytes(words));
+  }
+  return bytes;
+}
+
+// --- fat binary: a header of 16 bytes, then parts, each with a header of its own
+
+uint64_t globals_in_part(uint16_t kind, Bytes data) {
+  if (kind == kKindElf && read<uint32_t>(data, 0) == kElfMagic) return globals_in_elf(data);
+  if (kind == kKindPtx) {
+    return globals_in_ptx({reinterpret_cast<const char*>(data.data()), data.size()});
+  }
+  return 0;
+}
+
+uint64_t globals_in_fatbin(Bytes fatbin) {
+  uint64_t largest = 0;
+  uint64_t offset = read<uint16_t>(fatbin, 6);
+  if (offset < 16) return 0;
+  while (offset + 64 <= fatbin.size()) {
+    const auto kind = read<uint16_t>(fatbin, offset);
+    const uint64_t header = read<uint32_t>(fatbin, offset + 4);
+    const uint64_t size = read<uint64_t>(fatbin, offset + 8);
+    const uint64_t flags = read<uint64_t>(fatbin, offset + 40);
+    if (header < 64 || header > fatbin.size() || size > fatbin.size()) break;
+    if ((flags & kCompressed) == 0) {
+      const uint64_t bytes = globals_in_part(kind, part(fatbin, offset + header, size));
+      if (bytes > largest) largest = bytes;
+    }
+    offset += header + size;
+  }
+  return largest;
+}
+
+}  // namespace
+
+uint64_t globals_in(Bytes image) {
+  switch (read<uint32_t>(image, 0)) {
+    case kElfMagic: return globals_in_elf(image);
+    case kFatbinMagic: return globals_in_fatbin(image);
+    default: return globals_in_ptx({reinterpret_cast<const char*>(image.data()), image.size()});
+  }
+}
+
+const void* unwrap(const void* image) {
+  uint32_t magic;
+  __builtin_memcpy(&magic, image, sizeof magic);
+  if (magic != kWrapperMagic) return image;
+  const void* inner;
+  __builtin_memcpy(&inner, static_cast<const char*>(image) + 8, sizeof inner);
+  return inner != nullptr ? inner : image;
+}
+
+uint64_t image_size(const void* image) {
+  const auto* bytes = static_cast<const uint8_t*>(image);
+  uint32_t magic;
+  __builtin_memcpy(&magic, image, sizeof magic);
+  if (magic == kElfMagic) return elf_size({bytes, kElfHeader});
+  if (magic == kFatbinMagic) {
+    const Bytes header(bytes, 16);
+    return read<uint16_t>(header, 6) + read<uint64_t>(header, 8);
+  }
+  // PTX is a text that ends with a zero byte, by the driver's own rule.
+  uint64_t size = 0;
+  while (size < kMaxText && bytes[size] != 0) size++;
+  return size;
+}
+
+}  // namespace softmig::policy

@@ -1,0 +1,262 @@
+#include "policy/ledger.h"
+
+namespace softmig::policy {
+namespace {
+
+using abi::PackedCharge;
+using abi::PackedIntent;
+using abi::PackedOwner;
+using abi::PackedUse;
+using abi::Region;
+using abi::RegionAccount;
+using std::memory_order_acquire;
+using std::memory_order_acq_rel;
+using std::memory_order_relaxed;
+using std::memory_order_release;
+
+constexpr uint64_t kMaxUnits = 0xffffffff;
+// States of an object's key that are not keys.
+constexpr uint64_t kObjectFree = 0, kObjectBeingMade = 1, kObjectDying = 2, kObjectFirstKey = 3;
+
+constexpr uint64_t object_key(uint64_t key) { return key < kObjectFirstKey ? key + kObjectFirstKey : key; }
+
+constexpr PackedUse pack_use(uint64_t used, uint32_t writer, uint16_t sequence) {
+  return used << 32 | uint64_t{writer & 0xffff} << 16 | sequence;
+}
+constexpr uint32_t writer_of(PackedUse use) { return use >> 16 & 0xffff; }
+constexpr uint16_t sequence_of(uint64_t word) { return static_cast<uint16_t>(word); }
+
+constexpr PackedCharge pack_charge(uint64_t units, uint16_t sequence) {
+  return (units & kMaxUnits) << 16 | sequence;
+}
+constexpr PackedIntent pack_intent(int64_t delta, uint16_t sequence) {
+  return uint64_t{static_cast<uint32_t>(delta)} << 16 | sequence;
+}
+constexpr int64_t delta_of(PackedIntent intent) {
+  return static_cast<int32_t>(static_cast<uint32_t>(intent >> 16));
+}
+
+// True if sequence a is not before b; the numbers wrap.
+constexpr bool reached(uint16_t a, uint16_t b) { return static_cast<int16_t>(a - b) >= 0; }
+
+// Adds without leaving [0, kMaxUnits]: the words may have been forged.
+constexpr uint64_t add_clamped(uint64_t units, int64_t delta) {
+  if (delta < 0) return units > static_cast<uint64_t>(-delta) ? units + delta : 0;
+  return units + delta < kMaxUnits ? units + delta : kMaxUnits;
+}
+
+RegionAccount* account_of(Region& region, uint32_t writer, uint32_t device) {
+  if (writer < abi::kMaxSlots) return &region.slot[writer].device[device];
+  const uint32_t object = writer - abi::kMaxSlots;
+  return object < abi::kMaxObjects ? &region.object[object].account : nullptr;
+}
+
+void note_applied(RegionAccount& account, uint16_t sequence) {
+  uint64_t seen = account.applied.load(memory_order_relaxed);
+  while (!reached(sequence_of(seen), sequence) &&
+         !account.applied.compare_exchange_weak(seen, sequence, memory_order_release,
+                                                memory_order_relaxed)) {
+  }
+}
+
+// Before a tag in `use` is overwritten, its writer must be able to learn that its change counted.
+void keep_tag(Region& region, uint32_t device, PackedUse use) {
+  if (RegionAccount* previous = account_of(region, writer_of(use), device)) {
+    note_applied(*previous, sequence_of(use));
+  }
+}
+
+bool was_applied(Region& region, const RegionAccount& account, uint32_t writer, uint32_t device,
+                 uint16_t sequence) {
+  const PackedUse use = region.header.device[device].use.load(memory_order_acquire);
+  if (writer_of(use) == writer && sequence_of(use) == sequence) return true;
+  return reached(sequence_of(account.applied.load(memory_order_acquire)), sequence);
+}
+
+void note_peak(abi::RegionDevice& device, uint64_t used) {
+  uint64_t peak = device.peak.load(memory_order_relaxed);
+  while (used > peak && !device.peak.compare_exchange_weak(peak, used, memory_order_relaxed)) {
+  }
+}
+
+// Gives back what a writer that will never write again holds of a device. `still_dead` is asked
+// after every reading, so that words of a later owner of the same place are never touched.
+template <typename StillDead>
+void reclaim_account(Region& region, uint32_t writer, uint32_t device, StillDead still_dead) {
+  RegionAccount& account = *account_of(region, writer, device);
+  auto& shared = region.header.device[device].use;
+  for (;;) {
+    PackedCharge charge = account.charge.load(memory_order_acquire);
+    PackedIntent intent = account.intent.load(memory_order_acquire);
+    if (account.charge.load(memory_order_acquire) != charge) continue;
+    if (!still_dead()) return;
+    const uint64_t held = charged_units(charge);
+    const uint16_t next = sequence_of(charge) + 1;
+    if (sequence_of(intent) == next && was_applied(region, account, writer, device, next)) {
+      const PackedCharge completed = pack_charge(add_clamped(held, delta_of(intent)), next);
+      account.charge.compare_exchange_strong(charge, completed, memory_order_acq_rel);
+      continue;
+    }
+    if (held == 0) return;
+    const PackedIntent take_back = pack_intent(-static_cast<int64_t>(held), next);
+    if (intent != take_back &&
+        !account.intent.compare_exchange_strong(intent, take_back, memory_order_acq_rel)) {
+      continue;
+    }
+    PackedUse use = shared.load(memory_order_acquire);
+    do {
+      if (writer_of(use) == writer && sequence_of(use) == next) break;
+      if (reached(sequence_of(account.applied.load(memory_order_acquire)), next)) break;
+      keep_tag(region, device, use);
+    } while (!shared.compare_exchange_weak(
+        use, pack_use(add_clamped(used_units(use), -static_cast<int64_t>(held)), writer, next),
+        memory_order_acq_rel, memory_order_acquire));
+  }
+}
+
+bool has_holder(abi::RegionObject& object) {
+  for (auto& holder : object.holder) {
+    if (holder.load(memory_order_acquire) != 0) return true;
+  }
+  return false;
+}
+
+// Frees an object without holders. A dying object whose destroyer died too is finished by whoever
+// comes by: nobody can join it, and taking back its charge can be done by several at once.
+bool free_if_unheld(Region& region, uint32_t index) {
+  abi::RegionObject& object = region.object[index];
+  uint64_t key = object.key.load(memory_order_acquire);
+  if (key == kObjectFree || key == kObjectBeingMade) return false;
+  if (key != kObjectDying) {
+    if (has_holder(object)) return false;
+    if (!object.key.compare_exchange_strong(key, kObjectDying, memory_order_acq_rel)) return false;
+  }
+  const uint32_t device = object.device.load(memory_order_relaxed);
+  if (device < abi::kMaxDevices) {
+    reclaim_account(region, abi::kMaxSlots + index, device, [&] {
+      return object.key.load(memory_order_acquire) == kObjectDying;
+    });
+  }
+  key = kObjectDying;
+  return object.key.compare_exchange_strong(key, kObjectFree, memory_order_acq_rel);
+}
+
+}  // namespace
+
+Change change_use(Region& region, uint32_t writer, uint32_t device, int64_t delta, uint64_t limit) {
+  RegionAccount& account = *account_of(region, writer, device);
+  abi::RegionDevice& shared = region.header.device[device];
+  const PackedCharge charge = account.charge.load(memory_order_relaxed);
+  const uint16_t next = sequence_of(charge) + 1;
+  note_applied(account, sequence_of(charge));
+  account.intent.store(pack_intent(delta, next), memory_order_release);
+  PackedUse use = shared.use.load(memory_order_acquire);
+  uint64_t total;
+  do {
+    total = add_clamped(used_units(use), delta);
+    if (delta > 0 && (total > limit || total >= kMaxUnits)) return Change::kRefused;
+    if (writer_of(use) != writer) keep_tag(region, device, use);
+  } while (!shared.use.compare_exchange_weak(use, pack_use(total, writer, next),
+                                             memory_order_acq_rel, memory_order_acquire));
+  account.charge.store(pack_charge(add_clamped(charged_units(charge), delta), next),
+                       memory_order_release);
+  note_peak(shared, total);
+  return Change::kDone;
+}
+
+int claim_slot(Region& region, PackedOwner owner, uint64_t pid_namespace, uint32_t uid) {
+  for (uint32_t i = 0; i < abi::kMaxSlots; i++) {
+    abi::RegionSlot& slot = region.slot[i];
+    PackedOwner free = 0;
+    if (slot.owner.load(memory_order_relaxed) != 0 ||
+        !slot.owner.compare_exchange_strong(free, owner, memory_order_acq_rel)) {
+      continue;
+    }
+    uint32_t high = region.header.high_water.load(memory_order_relaxed);
+    while (high < i + 1 && !region.header.high_water.compare_exchange_weak(high, i + 1)) {
+    }
+    for (auto& account : slot.device) account.contexts.store(0, memory_order_relaxed);
+    slot.uid.store(uid, memory_order_relaxed);
+    slot.pid_namespace.store(pid_namespace, memory_order_release);
+    return static_cast<int>(i);
+  }
+  return -1;
+}
+
+void reclaim_slot(Region& region, uint32_t index, PackedOwner owner) {
+  abi::RegionSlot& slot = region.slot[index];
+  auto still_dead = [&] { return slot.owner.load(memory_order_acquire) == owner; };
+  for (uint32_t device = 0; device < abi::kMaxDevices; device++) {
+    if (!still_dead()) return;
+    reclaim_account(region, index, device, still_dead);
+  }
+  drop_dead_holder(region, owner);
+  slot.owner.compare_exchange_strong(owner, 0, memory_order_acq_rel);
+}
+
+int make_object(Region& region, uint64_t key, uint32_t writer, uint32_t device, uint64_t units,
+                PackedOwner owner) {
+  for (uint32_t i = 0; i < abi::kMaxObjects; i++) {
+    abi::RegionObject& object = region.object[i];
+    uint64_t free = kObjectFree;
+    if (object.key.load(memory_order_relaxed) != kObjectFree ||
+        !object.key.compare_exchange_strong(free, kObjectBeingMade, memory_order_acq_rel)) {
+      continue;
+    }
+    object.device.store(device, memory_order_relaxed);
+    for (auto& holder : object.holder) holder.store(0, memory_order_relaxed);
+    object.holder[0].store(owner, memory_order_release);
+    object.key.store(object_key(key), memory_order_release);
+    // Charged twice for an instant rather than not at all.
+    change_use(region, abi::kMaxSlots + i, device, static_cast<int64_t>(units), kNoLimit);
+    change_use(region, writer, device, -static_cast<int64_t>(units), kNoLimit);
+    return static_cast<int>(i);
+  }
+  return -1;
+}
+
+int hold_object(Region& region, uint64_t key, PackedOwner owner) {
+  key = object_key(key);
+  for (uint32_t i = 0; i < abi::kMaxObjects; i++) {
+    abi::RegionObject& object = region.object[i];
+    if (object.key.load(memory_order_acquire) != key) continue;
+    for (auto& holder : object.holder) {
+      PackedOwner free = 0;
+      if (!holder.compare_exchange_strong(free, owner, memory_order_acq_rel)) continue;
+      if (object.key.load(memory_order_acquire) == key) return static_cast<int>(i);
+      holder.store(0, memory_order_release);
+      break;
+    }
+  }
+  return -1;
+}
+
+bool drop_object(Region& region, uint32_t index, PackedOwner owner) {
+  for (auto& holder : region.object[index].holder) {
+    PackedOwner expected = owner;
+    if (holder.compare_exchange_strong(expected, 0, memory_order_acq_rel)) break;
+  }
+  return free_if_unheld(region, index);
+}
+
+void drop_dead_holder(Region& region, PackedOwner owner) {
+  for (uint32_t i = 0; i < abi::kMaxObjects; i++) {
+    if (region.object[i].key.load(memory_order_acquire) == kObjectFree) continue;
+    for (auto& holder : region.object[i].holder) {
+      PackedOwner expected = owner;
+      holder.compare_exchange_strong(expected, 0, memory_order_acq_rel);
+    }
+    free_if_unheld(region, i);
+  }
+}
+
+int region_device(Region& region, uint64_t key) {
+  for (uint32_t i = 0; i < abi::kMaxDevices; i++) {
+    uint64_t found = region.header.device[i].key.load(memory_order_acquire);
+    if (found == 0 && region.header.device[i].key.compare_exchange_strong(found, key)) found = key;
+    if (found == key) return static_cast<int>(i);
+  }
+  return -1;
+}
+
+}  // namespace softmig::policy

@@ -1,0 +1,64 @@
+// The ledger: who holds how much of which device, kept in shared memory (abi/region.h) by processes
+// that may be killed between any two instructions.
+//
+// A change touches two words, the device's total and the writer's own charge. It is made in three
+// steps, each one store or compare-and-swap, so that whoever finds a dead writer knows how far it came:
+//   1. intent  = (delta, s)          s: the writer's next sequence number
+//   2. use     = (used + delta, writer, s)        refused here if it would pass the limit
+//   3. charge  = (charge + delta, s)
+// Between 2 and 3 the total's tag says that s was applied. Before the next writer overwrites that tag
+// it notes s in the previous writer's `applied` word. A dead writer is taken back by making one more
+// change in its name; any number of processes may do that at once, and each may die doing it.
+//
+// Pure: no clock, no OS. All amounts are units of abi::kUnit bytes.
+#pragma once
+
+#include <cstdint>
+
+#include "abi/region.h"
+
+namespace softmig::policy {
+
+inline constexpr uint64_t kNoLimit = UINT64_MAX;
+
+constexpr uint64_t units_for(uint64_t bytes) { return bytes / abi::kUnit + (bytes % abi::kUnit != 0); }
+constexpr uint64_t used_units(abi::PackedUse use) { return use >> 32; }
+constexpr uint64_t charged_units(abi::PackedCharge charge) { return charge >> 16 & 0xffffffff; }
+
+enum class Change { kDone, kRefused };
+
+// Adds `delta` units to `device` in the name of `writer`; refused if the total would pass `limit`
+// (never refused when delta <= 0). The caller sees to it that a writer changes a device from one
+// thread at a time.
+Change change_use(abi::Region& region, uint32_t writer, uint32_t device, int64_t delta,
+                  uint64_t limit);
+
+// Takes a free slot for the process `owner` (pack_owner). Returns its number, or -1 if all are taken.
+int claim_slot(abi::Region& region, abi::PackedOwner owner, uint64_t pid_namespace, uint32_t uid);
+
+// Gives back all that the dead process `owner` holds in `slot` and frees the slot. Does nothing if
+// the slot belongs to somebody else by now.
+void reclaim_slot(abi::Region& region, uint32_t slot, abi::PackedOwner owner);
+
+// Exported memory. make_object moves `units` of the writer's charge to a new object held by `owner`;
+// returns its number or -1 if there is no room (then nothing has changed).
+int make_object(abi::Region& region, uint64_t key, uint32_t writer, uint32_t device, uint64_t units,
+                abi::PackedOwner owner);
+// Joins the object with this key; -1 if there is none, or it has no room for another holder.
+int hold_object(abi::Region& region, uint64_t key, abi::PackedOwner owner);
+// Lets go; the last one out gives the memory back. True if it was given back.
+bool drop_object(abi::Region& region, uint32_t object, abi::PackedOwner owner);
+// Drops a dead holder from every object.
+void drop_dead_holder(abi::Region& region, abi::PackedOwner owner);
+
+// Identity of a process: unique on this machine between two boots.
+constexpr abi::PackedOwner pack_owner(uint32_t pid, uint64_t start_ticks) {
+  return uint64_t{pid & 0x3fffff} << 40 | (start_ticks & 0xffffffffff);
+}
+constexpr uint32_t owner_pid(abi::PackedOwner owner) { return owner >> 40 & 0x3fffff; }
+constexpr uint64_t owner_start(abi::PackedOwner owner) { return owner & 0xffffffffff; }
+
+// Index of the device with this key in the region, entering it if it is new; -1 if there is no room.
+int region_device(abi::Region& region, uint64_t key);
+
+}  // namespace softmig::policy

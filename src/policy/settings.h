@@ -1,0 +1,63 @@
+// The limits of one job as values: no file, no environment, no clock. The table of keys is
+// abi/config_keys.def: parser, help and docs come from it.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+#include "abi/region.h"
+
+namespace softmig::policy {
+
+inline constexpr int kMaxLimitedDevices = abi::kMaxDevices;
+
+struct Uuid {
+  uint8_t byte[16];
+  bool operator==(const Uuid&) const = default;
+};
+
+// A per-device value that may be unset (then the general one counts) or explicitly zero (no limit).
+struct PerDevice {
+  bool set[kMaxLimitedDevices] = {};
+  uint64_t value[kMaxLimitedDevices] = {};
+  bool general_set = false;
+  uint64_t general = 0;
+  uint64_t get(int device) const {
+    return device >= 0 && device < kMaxLimitedDevices && set[device] ? value[device] : general;
+  }
+  bool any() const;       // any value that limits: non-zero
+  uint64_t strictest() const;  // smallest non-zero value, 0 if nothing limits
+};
+
+struct Settings {
+  PerDevice memory;  // bytes, 0: no limit
+  PerDevice sm;      // percent 1..100, 0: no limit
+  bool oom_killer = false;
+  int log_level = 0;           // 0..4
+  char log_file[256] = {};     // empty: default
+  int gpu_count = 0;           // SOFTMIG_GPUS, in order: position is the "_n" of the keys
+  Uuid gpu[kMaxLimitedDevices] = {};
+  bool uid_set = false;
+  uint32_t uid = 0;            // SOFTMIG_UID
+  uint64_t context_cost = 0;   // bytes per context, 0: calibrated or default
+  uint32_t slot_mask_lo = 0;   // SOFTMIG_SLOTS=0,2/4 : bits of the owned slots ...
+  uint32_t slot_count = 0;     // ... of so many; 0: no slots
+  bool limits_anything() const { return memory.any() || sm.any(); }
+};
+
+enum class ParseStatus { kOk, kUnknownKey, kBadValue, kBadSyntax };
+
+// Parses one "KEY=VALUE" line (comments (#), blank lines, blanks around key and value, CRLF, and a
+// trailing newline are fine). On error *settings is unchanged.
+ParseStatus parse_line(std::string_view line, Settings* settings);
+
+// Parses one value of a known key: used for environment variables.
+ParseStatus parse_value(std::string_view key, std::string_view value, Settings* settings);
+
+// Index "_n" of the device with this uuid: its place in SOFTMIG_GPUS, else `fallback` (place in the
+// job's own device order, -1: unknown). Unknown means that the strictest limit applies.
+int device_index(const Settings& settings, const Uuid& uuid, int fallback);
+uint64_t memory_limit(const Settings& settings, int device_index);  // bytes, 0: none
+uint64_t sm_limit(const Settings& settings, int device_index);      // percent, 0: none
+
+}  // namespace softmig::policy

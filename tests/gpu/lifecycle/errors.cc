@@ -1,0 +1,102 @@
+// Wrong arguments: the driver's own answer comes through and no figure moves.
+#include "lifecycle/checks.h"
+
+namespace softmig::gpu_test {
+namespace {
+
+bool is_refusal(CUresult code) {
+  return code == CUDA_ERROR_OUT_OF_MEMORY || code == CUDA_ERROR_INVALID_VALUE;
+}
+
+void wrong_arguments(Checks::Report& report) {
+  Session s;
+  if (!open(&s, report)) return;
+  const Driver& d = s.driver;
+  const uint64_t before = s.free_bytes();
+  CUdeviceptr address = 0;
+  size_t pitch = 0;
+  report.result(d.cuMemAlloc_v2(nullptr, 4096), CUDA_ERROR_INVALID_VALUE, "cuMemAlloc to null");
+  report.result(d.cuMemAlloc_v2(&address, 0), CUDA_ERROR_INVALID_VALUE, "cuMemAlloc of nothing");
+  CUmemAllocationProp prop{};
+  prop.type = CU_MEM_ALLOCATION_TYPE_PINNED;
+  prop.location = {CU_MEM_LOCATION_TYPE_DEVICE, s.device};
+  CUmemGenericAllocationHandle handle = 0;
+  report.expect(d.cuMemCreate(&handle, 2 * kMiB, nullptr, 0) != CUDA_SUCCESS, "cuMemCreate without properties succeeded");
+  report.expect(d.cuMemCreate(&handle, 12345, &prop, 0) != CUDA_SUCCESS, "cuMemCreate of an odd size succeeded");
+  prop.location.id = 77;
+  report.expect(d.cuMemCreate(&handle, 2 * kMiB, &prop, 0) != CUDA_SUCCESS, "cuMemCreate on device 77 succeeded");
+  CUarray array = nullptr;
+  report.expect(d.cuArrayCreate_v2(&array, nullptr) != CUDA_SUCCESS, "cuArrayCreate without a description succeeded");
+  report.expect(d.cuMemAllocPitch_v2(&address, &pitch, 0, 10, 4) != CUDA_SUCCESS, "cuMemAllocPitch of no width succeeded");
+  report.equal(s.free_bytes(), before, "free at the end");
+}
+
+// Sizes whose sums and products overflow must not wrap around into something small.
+void huge_sizes(Checks::Report& report) {
+  Session s;
+  if (!open(&s, report)) return;
+  const Driver& d = s.driver;
+  const uint64_t before = s.free_bytes();
+  CUdeviceptr address = 0;
+  size_t pitch = 0;
+  for (uint64_t bytes : {~uint64_t{0}, ~uint64_t{0} - 4095, uint64_t{1} << 63, uint64_t{1} << 62, uint64_t{1} << 44}) {
+    report.expect(is_refusal(d.cuMemAlloc_v2(&address, bytes)), "cuMemAlloc of " + std::to_string(bytes));
+    report.expect(is_refusal(d.cuMemAllocAsync(&address, bytes, nullptr)), "cuMemAllocAsync of " + std::to_string(bytes));
+    CUmemAllocationProp prop{};
+    prop.type = CU_MEM_ALLOCATION_TYPE_PINNED;
+    prop.location = {CU_MEM_LOCATION_TYPE_DEVICE, s.device};
+    CUmemGenericAllocationHandle handle = 0;
+    report.expect(d.cuMemCreate(&handle, bytes / (2 * kMiB) * (2 * kMiB), &prop, 0) != CUDA_SUCCESS, "cuMemCreate of " + std::to_string(bytes));
+  }
+  report.expect(is_refusal(d.cuMemAllocPitch_v2(&address, &pitch, uint64_t{1} << 33, uint64_t{1} << 33, 4)), "a product of 2^66");
+  report.expect(is_refusal(d.cuMemAllocPitch_v2(&address, &pitch, 1, uint64_t{1} << 56, 4)), "2^56 padded rows");
+  const CUDA_ARRAY_DESCRIPTOR desc{uint64_t{1} << 40, uint64_t{1} << 40, CU_AD_FORMAT_FLOAT, 4};
+  CUarray array = nullptr;
+  report.expect(d.cuArrayCreate_v2(&array, &desc) != CUDA_SUCCESS, "an endless array");
+  report.equal(s.free_bytes(), before, "free at the end");
+  expect_exactly_free(s, report, "afterwards");
+}
+
+// A format that no table of old knows (two planes, subsampled).
+void planar_array(Checks::Report& report) {
+  Session s;
+  if (!open(&s, report)) return;
+  const uint64_t before = s.free_bytes();
+  CUDA_ARRAY3D_DESCRIPTOR desc{};
+  desc.Width = 1920;
+  desc.Height = 1080;
+  desc.Format = CU_AD_FORMAT_NV12;
+  desc.NumChannels = 3;
+  CUarray array = nullptr;
+  const CUresult code = s.driver.cuArray3DCreate_v2(&array, &desc);
+  report.note("code", code);
+  if (code == CUDA_SUCCESS) {
+    report.expect(before - s.free_bytes() >= 1920 * 1080 * 3 / 2, "the array is not counted");
+    report.result(s.driver.cuArrayDestroy(array), CUDA_SUCCESS, "cuArrayDestroy");
+  }
+  report.equal(s.free_bytes(), before, "free at the end");
+}
+
+void before_initialisation(Checks::Report& report) {
+  Driver d;
+  std::string step;
+  if (!report.expect(load_driver(Lookup{}, &d, &step), step)) return;
+  CUdeviceptr address = 0;
+  size_t free = 0, total = 0;
+  report.result(d.cuMemAlloc_v2(&address, 4096), CUDA_ERROR_NOT_INITIALIZED, "cuMemAlloc before cuInit");
+  report.result(d.cuMemGetInfo_v2(&free, &total), CUDA_ERROR_NOT_INITIALIZED, "cuMemGetInfo before cuInit");
+  report.result(d.cuInit(0), CUDA_SUCCESS, "cuInit");
+  report.result(d.cuMemAlloc_v2(&address, 4096), CUDA_ERROR_INVALID_CONTEXT, "cuMemAlloc without a context");
+  report.result(d.cuMemGetInfo_v2(&free, &total), CUDA_ERROR_INVALID_CONTEXT, "cuMemGetInfo without a context");
+}
+
+}  // namespace
+
+void add_error_checks(Checks* checks) {
+  checks->add("wrong_arguments", wrong_arguments);
+  checks->add("huge_sizes", huge_sizes);
+  checks->add("planar_array", planar_array);
+  checks->add("before_initialisation", before_initialisation);
+}
+
+}  // namespace softmig::gpu_test

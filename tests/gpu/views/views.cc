@@ -1,0 +1,345 @@
+// views [NAME | --list]: what a program in a slice is shown of the card.
+//
+// Expectations come from outside, in variables:
+//   TEST_LIMIT         bytes that the slice shows as its total (device 0)
+//   TEST_LIMITS        UUID=BYTES,... for each device, for per_device
+//   TEST_FOREIGN_PID   a process that uses the GPU outside the slice and must not be seen
+//   TEST_CONFIG        the config file that somebody rewrites while live_limit waits
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <ctime>
+#include <set>
+
+#include "common/gpu.h"
+#include "common/nvml.h"
+#include "common/peer.h"
+
+namespace softmig::gpu_test {
+namespace {
+
+constexpr uint64_t kPage = 2 * kMiB;
+constexpr uint64_t kHeld = 512 * kMiB;
+constexpr unsigned char kCanary = 0xa5;
+
+uint64_t number_from(const char* variable) {
+  const char* text = getenv(variable);
+  return text != nullptr ? std::strtoull(text, nullptr, 10) : 0;
+}
+
+bool open(Session* session, Checks::Report& report) {
+  std::string step;
+  const CUresult code = session->open(Lookup{}, 0, &step);
+  return report.result(code, CUDA_SUCCESS, step);
+}
+
+std::string uuid_text(const CUuuid& uuid) {
+  std::string text = "GPU-";
+  for (int i = 0; i < 16; ++i) {
+    char hex[3];
+    std::snprintf(hex, sizeof hex, "%02x", static_cast<unsigned char>(uuid.bytes[i]));
+    text += hex;
+    if (i == 3 || i == 5 || i == 7 || i == 9) text += '-';
+  }
+  return text;
+}
+
+// The NVML handle of a CUDA device, by UUID: the two may count devices differently.
+bool open_nvml(const Session& s, Nvml* nvml, nvmlDevice_t* device, Checks::Report& report) {
+  CUuuid uuid{};
+  return report.expect(nvml->open(), "no NVML") &&
+         report.result(s.driver.cuDeviceGetUuid_v2(&uuid, s.device), CUDA_SUCCESS, "cuDeviceGetUuid") &&
+         report.expect(nvml->nvmlDeviceGetHandleByUUID(uuid_text(uuid).c_str(), device) == NVML_SUCCESS,
+                       "NVML does not know " + uuid_text(uuid));
+}
+
+void totals(Checks::Report& report) {
+  const uint64_t limit = number_from("TEST_LIMIT");
+  Driver d;
+  std::string step;
+  if (!report.expect(load_driver(Lookup{}, &d, &step), step)) return;
+  size_t total = 0;
+  report.result(d.cuInit(0), CUDA_SUCCESS, "cuInit");
+  report.result(d.cuDeviceTotalMem_v2(&total, 0), CUDA_SUCCESS, "cuDeviceTotalMem");
+  report.equal(total, limit, "cuDeviceTotalMem before there is a context");
+  Session s;
+  if (!open(&s, report)) return;
+  report.result(d.cuDeviceTotalMem_v2(&total, 0), CUDA_SUCCESS, "cuDeviceTotalMem");
+  report.equal(total, limit, "cuDeviceTotalMem");
+  report.equal(s.total_bytes(), limit, "total of cuMemGetInfo");
+  report.note("context_bytes", static_cast<double>(limit - s.free_bytes()));
+}
+
+void free_is_true(Checks::Report& report) {
+  Session s;
+  if (!open(&s, report)) return;
+  const Driver& d = s.driver;
+  const uint64_t before = s.free_bytes();
+  report.expect(before < s.total_bytes(), "the context is not shown");
+  CUdeviceptr address = 0, rest = 0, more = 0;
+  report.result(d.cuMemAlloc_v2(&address, kHeld), CUDA_SUCCESS, "512 MiB");
+  report.equal(s.free_bytes(), before - kHeld, "free with 512 MiB held");
+  const uint64_t all = s.free_bytes() / kPage * kPage;
+  report.result(d.cuMemAlloc_v2(&rest, all), CUDA_SUCCESS, "all that is shown as free");
+  report.expect(s.free_bytes() < kPage, "something is shown as free in a full slice");
+  report.result(d.cuMemAlloc_v2(&more, kPage), CUDA_ERROR_OUT_OF_MEMORY, "2 MiB more");
+  d.cuMemFree_v2(rest);
+  d.cuMemFree_v2(address);
+  report.equal(s.free_bytes(), before, "free at the end");
+}
+
+void nvml_memory(Checks::Report& report) {
+  Session s;
+  Nvml nvml;
+  nvmlDevice_t device = nullptr;
+  if (!open(&s, report) || !open_nvml(s, &nvml, &device, report)) return;
+  const uint64_t limit = number_from("TEST_LIMIT");
+  CUdeviceptr address = 0;
+  s.driver.cuMemAlloc_v2(&address, kHeld);
+  nvmlMemory_t one{};
+  report.expect(nvml.nvmlDeviceGetMemoryInfo(device, &one) == NVML_SUCCESS, "nvmlDeviceGetMemoryInfo");
+  report.equal(one.total, limit, "total, version 1");
+  report.equal(one.free + one.used, one.total, "free + used, version 1");
+  report.equal(one.free, s.free_bytes(), "free of NVML against that of CUDA");
+  if (nvml.nvmlDeviceGetMemoryInfo_v2 == nullptr) return;
+  nvmlMemory_v2_t two{};
+  two.version = nvmlMemory_v2;
+  report.expect(nvml.nvmlDeviceGetMemoryInfo_v2(device, &two) == NVML_SUCCESS, "nvmlDeviceGetMemoryInfo_v2");
+  report.equal(two.total, limit, "total, version 2");
+  report.equal(two.free, one.free, "free, version 2");
+  report.expect(two.reserved <= two.total && two.free + two.used + two.reserved == two.total, "version 2 does not add up");
+  nvmlMemory_v2_t wrong{};
+  wrong.version = 12345;
+  report.expect(nvml.nvmlDeviceGetMemoryInfo_v2(device, &wrong) == NVML_ERROR_ARGUMENT_VERSION_MISMATCH, "a wrong version is accepted");
+  report.expect(nvml.nvmlDeviceGetMemoryInfo(device, nullptr) == NVML_ERROR_INVALID_ARGUMENT, "null is accepted");
+}
+
+// A living process of the same slice with a context and some memory.
+int neighbour(Channel& channel) {
+  Session s;
+  std::string step;
+  CUresult code = s.open(Lookup{}, 0, &step);
+  CUdeviceptr address = 0;
+  if (code == CUDA_SUCCESS) code = s.driver.cuMemAlloc_v2(&address, 64 * kMiB);
+  channel.put(code);
+  char go = 0;
+  channel.get(&go);
+  return 0;
+}
+
+// One list function: the pids that it shows, after every rule of its sizes has been tried.
+template <class Info, class List>
+std::set<unsigned int> list_processes(const char* name, List list, nvmlDevice_t device, size_t at_least,
+                                      Checks::Report& report) {
+  std::set<unsigned int> pids;
+  if (list == nullptr) return pids;
+  const std::string what = name;
+  unsigned int needed = 0;
+  const nvmlReturn_t probe = list(device, &needed, nullptr);
+  if (probe == NVML_ERROR_NOT_SUPPORTED) return pids;
+  report.expect(needed >= at_least, what + ": count 0 tells a need of " + std::to_string(needed));
+  report.expect(probe == (needed > 0 ? NVML_ERROR_INSUFFICIENT_SIZE : NVML_SUCCESS), what + ": count 0 gave " + std::to_string(probe));
+  report.expect(list(device, nullptr, nullptr) == NVML_ERROR_INVALID_ARGUMENT, what + ": no count is accepted");
+  if (needed == 0) return pids;
+  unsigned int count = needed;
+  report.expect(list(device, &count, nullptr) == NVML_ERROR_INVALID_ARGUMENT, what + ": a count without an array is accepted");
+  const size_t room = needed + 8;
+  std::vector<unsigned char> bytes(room * sizeof(Info));
+  auto* infos = reinterpret_cast<Info*>(bytes.data());
+  const auto untouched_from = [&](size_t entry) {
+    for (size_t i = entry * sizeof(Info); i < bytes.size(); ++i) {
+      if (bytes[i] != kCanary) return false;
+    }
+    return true;
+  };
+  std::memset(bytes.data(), kCanary, bytes.size());
+  if (at_least > 1) {
+    count = static_cast<unsigned int>(at_least) - 1;
+    const unsigned int given = count;
+    report.expect(list(device, &count, infos) == NVML_ERROR_INSUFFICIENT_SIZE, what + ": too small an array is accepted");
+    report.expect(count >= at_least, what + ": too small an array tells a need of " + std::to_string(count));
+    report.expect(untouched_from(given), what + ": writes behind the array");
+  }
+  std::memset(bytes.data(), kCanary, bytes.size());
+  count = needed;
+  report.expect(list(device, &count, infos) == NVML_SUCCESS, what + ": the size that it told is not enough");
+  report.expect(count <= needed && untouched_from(count), what + ": writes behind the last entry");
+  for (unsigned int i = 0; i < count; ++i) pids.insert(infos[i].pid);
+  report.expect(pids.size() == count, what + ": a process is listed twice");
+  return pids;
+}
+
+void process_lists(Checks::Report& report) {
+  Child one(neighbour), two(neighbour);
+  Session s;
+  Nvml nvml;
+  nvmlDevice_t device = nullptr;
+  if (!open(&s, report) || !open_nvml(s, &nvml, &device, report)) return;
+  CUresult code = CUDA_ERROR_UNKNOWN;
+  for (Child* child : {&one, &two}) {
+    child->channel().get(&code);
+    report.result(code, CUDA_SUCCESS, "a neighbour");
+  }
+  const auto self = static_cast<unsigned int>(getpid());
+  const std::set<unsigned int> job = {self, static_cast<unsigned int>(one.pid()), static_cast<unsigned int>(two.pid())};
+  const auto foreign = static_cast<unsigned int>(number_from("TEST_FOREIGN_PID"));
+  const auto check = [&](const char* name, const std::set<unsigned int>& pids, bool compute) {
+    if (compute) {
+      for (unsigned int pid : job) report.expect(pids.count(pid) == 1, std::string(name) + " lacks a process of the job");
+    }
+    report.expect(foreign == 0 || pids.count(foreign) == 0, std::string(name) + " shows a foreign process");
+    for (unsigned int pid : pids) report.expect(job.count(pid) == 1, std::string(name) + " shows process " + std::to_string(pid));
+  };
+  const size_t n = job.size();
+  check("compute v1", list_processes<nvmlProcessInfo_v1_t>("compute v1", nvml.nvmlDeviceGetComputeRunningProcesses, device, n, report), nvml.nvmlDeviceGetComputeRunningProcesses != nullptr);
+  check("compute v2", list_processes<nvmlProcessInfo_v2_t>("compute v2", nvml.nvmlDeviceGetComputeRunningProcesses_v2, device, n, report), nvml.nvmlDeviceGetComputeRunningProcesses_v2 != nullptr);
+  check("compute v3", list_processes<nvmlProcessInfo_t>("compute v3", nvml.nvmlDeviceGetComputeRunningProcesses_v3, device, n, report), nvml.nvmlDeviceGetComputeRunningProcesses_v3 != nullptr);
+  check("graphics v1", list_processes<nvmlProcessInfo_v1_t>("graphics v1", nvml.nvmlDeviceGetGraphicsRunningProcesses, device, 0, report), false);
+  check("graphics v2", list_processes<nvmlProcessInfo_v2_t>("graphics v2", nvml.nvmlDeviceGetGraphicsRunningProcesses_v2, device, 0, report), false);
+  check("graphics v3", list_processes<nvmlProcessInfo_t>("graphics v3", nvml.nvmlDeviceGetGraphicsRunningProcesses_v3, device, 0, report), false);
+  check("MPS v1", list_processes<nvmlProcessInfo_v1_t>("MPS v1", nvml.nvmlDeviceGetMPSComputeRunningProcesses, device, 0, report), false);
+  check("MPS v2", list_processes<nvmlProcessInfo_v2_t>("MPS v2", nvml.nvmlDeviceGetMPSComputeRunningProcesses_v2, device, 0, report), false);
+  check("MPS v3", list_processes<nvmlProcessInfo_t>("MPS v3", nvml.nvmlDeviceGetMPSComputeRunningProcesses_v3, device, 0, report), false);
+  if (nvml.nvmlDeviceGetRunningProcessDetailList != nullptr) {
+    nvmlProcessDetail_v1_t details[64] = {};
+    nvmlProcessDetailList_t list{nvmlProcessDetailList_v1, 0, 64, details};
+    const nvmlReturn_t rc = nvml.nvmlDeviceGetRunningProcessDetailList(device, &list);
+    std::set<unsigned int> pids;
+    for (unsigned int i = 0; rc == NVML_SUCCESS && i < list.numProcArrayEntries; ++i) pids.insert(details[i].pid);
+    report.note("detail_list_code", rc);
+    check("detail list", pids, rc == NVML_SUCCESS);
+  }
+}
+
+void utilisation_lists(Checks::Report& report) {
+  Session s;
+  Nvml nvml;
+  nvmlDevice_t device = nullptr;
+  if (!open(&s, report) || !open_nvml(s, &nvml, &device, report)) return;
+  const auto self = static_cast<unsigned int>(getpid());
+  const auto foreign = static_cast<unsigned int>(number_from("TEST_FOREIGN_PID"));
+  sleep_ms(400);
+  const auto check = [&](unsigned int pid, const char* what) {
+    report.expect(pid == self || (pid != foreign && foreign != 0 && pid == 0), std::string(what) + " shows process " + std::to_string(pid));
+  };
+  if (nvml.nvmlDeviceGetProcessUtilization != nullptr) {
+    unsigned int count = 0;
+    const nvmlReturn_t probe = nvml.nvmlDeviceGetProcessUtilization(device, nullptr, &count, 0);
+    report.expect(probe == NVML_ERROR_INSUFFICIENT_SIZE || probe == NVML_SUCCESS || probe == NVML_ERROR_NOT_FOUND || probe == NVML_ERROR_NOT_SUPPORTED,
+                  "nvmlDeviceGetProcessUtilization: count 0 gave " + std::to_string(probe));
+    std::vector<nvmlProcessUtilizationSample_t> samples(count + 8);
+    count = static_cast<unsigned int>(samples.size());
+    const nvmlReturn_t rc = nvml.nvmlDeviceGetProcessUtilization(device, samples.data(), &count, 0);
+    for (unsigned int i = 0; rc == NVML_SUCCESS && i < count; ++i) check(samples[i].pid, "nvmlDeviceGetProcessUtilization");
+    report.note("samples", rc == NVML_SUCCESS ? count : 0);
+  }
+  if (nvml.nvmlDeviceGetProcessesUtilizationInfo != nullptr) {
+    nvmlProcessUtilizationInfo_v1_t infos[64] = {};
+    nvmlProcessesUtilizationInfo_t info{nvmlProcessesUtilizationInfo_v1, 64, 0, infos};
+    const nvmlReturn_t rc = nvml.nvmlDeviceGetProcessesUtilizationInfo(device, &info);
+    for (unsigned int i = 0; rc == NVML_SUCCESS && i < info.processSamplesCount; ++i) check(infos[i].pid, "nvmlDeviceGetProcessesUtilizationInfo");
+  }
+}
+
+// Every device by its UUID, whatever CUDA_VISIBLE_DEVICES makes of the order, in CUDA and NVML.
+void per_device(Checks::Report& report) {
+  const char* text = getenv("TEST_LIMITS");
+  if (text == nullptr) return report.skip("TEST_LIMITS is not set");
+  const std::string limits = text;
+  Driver d;
+  Nvml nvml;
+  std::string step;
+  if (!report.expect(load_driver(Lookup{}, &d, &step), step) || !report.expect(nvml.open(), "no NVML")) return;
+  report.result(d.cuInit(0), CUDA_SUCCESS, "cuInit");
+  int count = 0;
+  d.cuDeviceGetCount(&count);
+  report.note("devices", count);
+  for (int i = 0; i < count; ++i) {
+    CUuuid uuid{};
+    CUcontext context = nullptr;
+    size_t total = 0;
+    d.cuDeviceGetUuid_v2(&uuid, i);
+    const std::string name = uuid_text(uuid);
+    const size_t at = limits.find(name + "=");
+    if (!report.expect(at != std::string::npos, "no expectation for " + name)) continue;
+    const uint64_t want = std::strtoull(limits.c_str() + at + name.size() + 1, nullptr, 10);
+    const std::string who = "device " + std::to_string(i) + " " + name;
+    d.cuDeviceTotalMem_v2(&total, i);
+    report.equal(total, want, "cuDeviceTotalMem of " + who);
+    report.result(d.cuDevicePrimaryCtxRetain(&context, i), CUDA_SUCCESS, "context of " + who);
+    d.cuCtxSetCurrent(context);
+    size_t free = 0;
+    d.cuMemGetInfo_v2(&free, &total);
+    report.equal(total, want, "cuMemGetInfo of " + who);
+    CUdeviceptr address = 0;
+    report.result(d.cuMemAlloc_v2(&address, (free + kGiB) / kPage * kPage), CUDA_ERROR_OUT_OF_MEMORY, "1 GiB above the limit of " + who);
+    nvmlDevice_t device = nullptr;
+    nvmlMemory_t memory{};
+    report.expect(nvml.nvmlDeviceGetHandleByUUID(name.c_str(), &device) == NVML_SUCCESS, "NVML does not know " + name);
+    nvml.nvmlDeviceGetMemoryInfo(device, &memory);
+    report.equal(memory.total, want, "nvmlDeviceGetMemoryInfo of " + who);
+  }
+}
+
+// Waits for the total to become another one; returns it, and in *delay how long after the config
+// was rewritten that was.
+uint64_t next_total(const Session& s, uint64_t old, double* delay) {
+  uint64_t total = old;
+  for (double deadline = now_ms() + 15000; total == old && now_ms() < deadline; sleep_ms(5)) total = s.total_bytes();
+  struct stat config {};
+  timespec now{};
+  stat(getenv("TEST_CONFIG"), &config);
+  clock_gettime(CLOCK_REALTIME, &now);
+  *delay = static_cast<double>(now.tv_sec - config.st_ctim.tv_sec) * 1e3 + static_cast<double>(now.tv_nsec - config.st_ctim.tv_nsec) / 1e6;
+  return total;
+}
+
+// Somebody lowers the limit below what is in use, then raises it. Says "ready" before each wait.
+void live_limit(Checks::Report& report) {
+  if (getenv("TEST_CONFIG") == nullptr) return report.skip("TEST_CONFIG is not set");
+  Session s;
+  Nvml nvml;
+  nvmlDevice_t device = nullptr;
+  if (!open(&s, report) || !open_nvml(s, &nvml, &device, report)) return;
+  const uint64_t first = s.total_bytes();
+  report.equal(first, number_from("TEST_LIMIT"), "total at the start");
+  CUdeviceptr address = 0, more = 0;
+  const uint64_t held = s.free_bytes() / kPage * kPage;
+  report.result(s.driver.cuMemAlloc_v2(&address, held), CUDA_SUCCESS, "everything");
+  double delay = 0;
+  Line("ready").print();
+  const uint64_t lower = next_total(s, first, &delay);
+  report.expect(lower < first, "the total did not go down");
+  report.expect(delay <= 1100, "lowering took " + std::to_string(delay) + " ms");
+  report.note("lowered_ms", delay);
+  report.equal(s.free_bytes(), 0, "free when more is held than the limit");
+  nvmlMemory_t memory{};
+  report.expect(nvml.nvmlDeviceGetMemoryInfo(device, &memory) == NVML_SUCCESS && memory.total == lower && memory.free == 0 && memory.used <= memory.total,
+                "NVML shows total " + std::to_string(memory.total) + " free " + std::to_string(memory.free) + " used " + std::to_string(memory.used));
+  report.result(s.driver.cuMemAlloc_v2(&more, 512), CUDA_ERROR_OUT_OF_MEMORY, "512 bytes above the lower limit");
+  Line("ready").print();
+  const uint64_t higher = next_total(s, lower, &delay);
+  report.expect(higher > first, "the total did not go up");
+  report.expect(delay <= 1100, "raising took " + std::to_string(delay) + " ms");
+  report.note("raised_ms", delay);
+  report.result(s.driver.cuMemAlloc_v2(&more, (higher - first) / kPage * kPage), CUDA_SUCCESS, "what the higher limit adds");
+}
+
+}  // namespace
+}  // namespace softmig::gpu_test
+
+int main(int argc, char** argv) {
+  using namespace softmig::gpu_test;
+  Checks checks;
+  checks.add("totals", totals);
+  checks.add("free_is_true", free_is_true);
+  checks.add("nvml_memory", nvml_memory);
+  checks.add("process_lists", process_lists);
+  checks.add("utilisation_lists", utilisation_lists);
+  checks.add("per_device", per_device);
+  checks.add("live_limit", live_limit);
+  return checks.run(argc, argv);
+}

@@ -1,0 +1,75 @@
+#!/usr/bin/env python3
+"""Compares two versions of cuda.h (or of nvml.h) and says what has to be decided for the newer.
+
+    surface_diff.py OLD NEW [--cxx g++]
+
+New functions are printed as rows for data/surface, the decision left open ("?", with "memory?" in
+front of those whose name speaks of memory or work). Changed signatures and structures are printed
+old beside new, new enumerators by enum. Exit status 0, whatever was found; 2 on wrong use.
+"""
+
+import argparse
+import re
+
+import cuda_header
+
+SUSPECT = re.compile(r"Alloc|Create|Launch|Import|Map|Load|Reserve|Pool|Graph.*Instantiate")
+
+
+def heading(title, count):
+    print(f"\n{title}: {count}")
+
+
+def print_functions(old, new, since):
+    added, removed = sorted(new.keys() - old.keys()), sorted(old.keys() - new.keys())
+    heading("New functions, as rows for data/surface", len(added))
+    families = {cuda_header.stem(name) for name in old}
+    for name in added:
+        hint = "memory? " if SUSPECT.search(name) else ""
+        hint += "new version of a known function; " if cuda_header.stem(name) in families else ""
+        print(f"{name}\t{since}\t?\t{hint}({new[name]})")
+    heading("Functions that are gone (drivers keep them; keep their rows)", len(removed))
+    for name in removed:
+        print(f"{name}({old[name]})")
+    changed = sorted(name for name in old.keys() & new.keys() if old[name] != new[name])
+    heading("Same name, other parameters (names of parameters count)", len(changed))
+    for name in changed:
+        print(f"{name}\n  old ({old[name]})\n  new ({new[name]})")
+
+
+def print_enumerators(old, new):
+    added = {enum: [value for value in values if value not in old.get(enum, [])]
+             for enum, values in new.items()}
+    added = {enum: values for enum, values in added.items() if values}
+    heading("Enums with new enumerators", len(added))
+    for enum, values in sorted(added.items()):
+        print(f"{enum}: {', '.join(values)}")
+
+
+def print_structures(old, new):
+    changed = sorted(name for name in old.keys() & new.keys() if old[name] != new[name])
+    heading("Structures that changed", len(changed))
+    for name in changed:
+        print(f"{name}\n  old {{ {old[name]} }}\n  new {{ {new[name]} }}")
+    added = sorted(new.keys() - old.keys())
+    heading("New structures", len(added))
+    print(", ".join(added) or "-")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("old")
+    parser.add_argument("new")
+    parser.add_argument("--cxx", default="g++")
+    args = parser.parse_args()
+    old, new = (cuda_header.preprocess(path, args.cxx) for path in (args.old, args.new))
+    with open(args.new, encoding="utf-8") as file:
+        version = re.search(r"#define CUDA_VERSION (\d+)", file.read())
+    print_functions(cuda_header.functions(old), cuda_header.functions(new),
+                    version[1] if version else "0")
+    print_enumerators(cuda_header.enumerators(old), cuda_header.enumerators(new))
+    print_structures(cuda_header.structures(old), cuda_header.structures(new))
+
+
+if __name__ == "__main__":
+    main()
