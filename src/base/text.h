@@ -1,4 +1,5 @@
-// Text put together in a buffer of fixed size: always ended by a zero byte, never written past.
+// A bounded line of text in somebody else's array: always ends in NUL, never allocates, and says
+// when something did not fit.
 #pragma once
 
 #include <cstddef>
@@ -9,42 +10,33 @@ namespace softmig::base {
 
 class Text {
  public:
-  template <size_t kSize>
-  explicit Text(char (&buffer)[kSize]) : Text(buffer, kSize) {}
-  Text(char* buffer, size_t size) : buffer_(buffer), capacity_(size - 1) { clear(); }
+  // Starts empty: what the array held before is gone. `capacity` counts the final NUL and is not 0.
+  Text(char* buffer, size_t capacity) : buffer_(buffer), capacity_(capacity) { clear(); }
+  template <size_t N>
+  explicit Text(char (&buffer)[N]) : Text(buffer, N) {}
 
-  Text& add(std::string_view text) {
-    for (char c : text) {
-      if (length_ == capacity_) {
-        overflowed_ = true;
-        break;
-      }
-      buffer_[length_++] = c;
-    }
-    buffer_[length_] = 0;
-    return *this;
-  }
-  Text& add_number(uint64_t value) {
-    char digits[20];
-    size_t count = 0;
-    do {
-      digits[count++] = static_cast<char>('0' + value % 10);
-      value /= 10;
-    } while (value != 0);
-    while (count > 0) add({&digits[--count], 1});
-    return *this;
-  }
-  void clear() {
-    length_ = 0;
-    overflowed_ = false;
-    buffer_[0] = 0;
-  }
-  std::string_view view() const { return {buffer_, length_}; }
+  // What does not fit is cut off at the end.
+  Text& add(std::string_view text);
+  Text& add(const char* text) { return add(std::string_view(text != nullptr ? text : "(null)")); }
+  Text& add(char byte) { return add(std::string_view(&byte, 1)); }
+  // As add, but control bytes, bytes beyond ASCII and the backslash appear as \xNN, so that foreign
+  // text can neither end a line nor move a terminal's cursor.
+  Text& add_escaped(std::string_view text);
+  // Decimal, padded on the left with zeros to `width` digits.
+  Text& add_number(uint64_t value, int width = 0);
+  Text& add_hex(uint64_t value, int width = 0);
+
+  void clear();
   bool overflowed() const { return overflowed_; }
+  size_t size() const { return size_; }
+  std::string_view view() const { return {buffer_, size_}; }
 
  private:
+  Text& add_digits(uint64_t value, unsigned base, int width);
+
   char* buffer_;
-  size_t capacity_, length_ = 0;
+  size_t capacity_;
+  size_t size_ = 0;
   bool overflowed_ = false;
 };
 

@@ -10,8 +10,7 @@ namespace {
 // Both figures are the driver's, made smaller where the slice is: never an error, never an underflow.
 template <typename Size>
 void show_slice(int device, Size* free_bytes, Size* total_bytes) {
-  slice().refresh();
-  const job::DeviceMemory memory = slice().memory(device);
+  const job::DeviceMemory memory = slice().view(device);
   if (memory.limit == 0 && slice().config().source != job::Source::kClosed) return;
   const uint64_t used = memory.used - std::min(memory.used, standing_reservation(device));
   const uint64_t left = memory.limit > used ? memory.limit - used : 0;

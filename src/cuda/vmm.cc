@@ -57,13 +57,15 @@ void keep_import(CUmemGenericAllocationHandle handle) {
   });
 }
 
+enum class ImportCharge { kNone, kNew, kRefused };
+
 // The size of an import is known when it is mapped: its object is joined then, or, if it came from
-// outside of the job, it is charged here. False: refused.
-bool charge_import(CUmemGenericAllocationHandle handle, uint64_t bytes) {
+// outside of the job, it is charged here.
+ImportCharge charge_import(CUmemGenericAllocationHandle handle, uint64_t bytes) {
   Record record;
-  if (!tables.handles.find(handle, &record) || record.bytes != 0) return true;
+  if (!tables.handles.find(handle, &record) || record.bytes != 0) return ImportCharge::kNone;
   const int object = slice().hold_object(object_key(record.device, bytes));
-  if (object < 0 && !slice().reserve(record.device, bytes)) return false;
+  if (object < 0 && !slice().reserve(record.device, bytes)) return ImportCharge::kRefused;
   bool taken = false;
   tables.handles.update(handle, [&](Record& kept) {
     taken = kept.bytes == 0;
@@ -73,8 +75,21 @@ bool charge_import(CUmemGenericAllocationHandle handle, uint64_t bytes) {
     }
     return true;
   });
-  if (!taken) give_back({bytes, 0, 0, record.device, static_cast<int16_t>(object)});
-  return true;
+  if (taken) return ImportCharge::kNew;
+  give_back({bytes, 0, 0, record.device, static_cast<int16_t>(object)});
+  return ImportCharge::kNone;
+}
+
+// The driver did not map it after all.
+void undo_import(CUmemGenericAllocationHandle handle) {
+  Record undone;
+  const bool known = tables.handles.update(handle, [&](Record& record) {
+    undone = record;
+    record.bytes = 0;
+    record.object = -1;
+    return true;
+  });
+  if (known) give_back(undone);
 }
 
 void share(CUmemGenericAllocationHandle handle) {
@@ -90,6 +105,7 @@ void share(CUmemGenericAllocationHandle handle) {
 }  // namespace softmig::cuda
 
 using softmig::cuda::active;
+using softmig::cuda::ImportCharge;
 using softmig::cuda::kMapping;
 using softmig::cuda::kReference;
 using softmig::cuda::Record;
@@ -132,9 +148,13 @@ SM_HOOK(cuMemMap, 10020)
 CUresult cuMemMap(CUdeviceptr address, size_t bytes, size_t offset,
                   CUmemGenericAllocationHandle handle, unsigned long long flags) {
   if (!active()) return next_cuMemMap(address, bytes, offset, handle, flags);
-  if (!softmig::cuda::charge_import(handle, bytes)) return CUDA_ERROR_OUT_OF_MEMORY;
+  const ImportCharge charge = softmig::cuda::charge_import(handle, bytes);
+  if (charge == ImportCharge::kRefused) return CUDA_ERROR_OUT_OF_MEMORY;
   const CUresult result = next_cuMemMap(address, bytes, offset, handle, flags);
-  if (result != CUDA_SUCCESS) return result;
+  if (result != CUDA_SUCCESS) {
+    if (charge == ImportCharge::kNew) softmig::cuda::undo_import(handle);
+    return result;
+  }
   softmig::cuda::count(handle, kMapping);
   tables.mappings.insert(address, {bytes, handle});
   return result;

@@ -18,6 +18,7 @@ using std::memory_order_relaxed;
 using std::memory_order_release;
 
 constexpr uint64_t kLookIntervalNs = 1'000'000'000;
+constexpr uint64_t kReclaimIntervalNs = 10'000'000;  // for views; a refusal always looks
 constexpr int kWipeOnFork = 18;  // MADV_WIPEONFORK, Linux 4.14
 
 constexpr Places kPlaces;
@@ -249,6 +250,16 @@ DeviceMemory Slice::memory(int device) {
       region_.map->header.device[device].use.load(memory_order_relaxed));
   return {limit == policy::kNoLimit ? 0 : limit * abi::kUnit,
           (used + mine.extra_units.load(memory_order_relaxed)) * abi::kUnit};
+}
+
+DeviceMemory Slice::view(int device) {
+  refresh();
+  const uint64_t now = sys::monotonic_ns();
+  uint64_t due = next_reclaim_ns_.load(memory_order_relaxed);
+  if (now >= due && next_reclaim_ns_.compare_exchange_strong(due, now + kReclaimIntervalNs)) {
+    reclaim_dead();
+  }
+  return memory(device);
 }
 
 void Slice::reclaim_dead() {

@@ -52,6 +52,8 @@ class Slice {
   void note_context(int device, int64_t bytes);
 
   DeviceMemory memory(int device);
+  // As memory, for views: looks for the dead first if the last look is some time ago.
+  DeviceMemory view(int device);
   // True if the process with this pid (as seen here) belongs to this job's region.
   bool is_member(uint32_t pid);
   // What that process holds of a device by the ledger, in bytes.
@@ -95,6 +97,7 @@ class Slice {
   abi::PackedOwner owner_ = 0;
   uint64_t pid_namespace_ = 0;
   std::atomic<uint64_t> next_look_ns_{0};
+  std::atomic<uint64_t> next_reclaim_ns_{0};
   std::atomic<int> device_count_{0};
   Device devices_[abi::kMaxDevices];
 };

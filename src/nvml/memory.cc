@@ -11,8 +11,7 @@ nvmlReturn_t show_slice(nvmlReturn_t result, nvmlDevice_t handle, Memory* memory
   if (!active() || result != NVML_SUCCESS || memory == nullptr) return result;
   const int device = device_of(handle);
   if (device < 0) return result;
-  slice().refresh();
-  const job::DeviceMemory mine = slice().memory(device);
+  const job::DeviceMemory mine = slice().view(device);
   if (mine.limit == 0 && slice().config().source != job::Source::kClosed) return result;
   memory->total = std::min<unsigned long long>(memory->total, mine.limit);
   memory->used = std::min<unsigned long long>(mine.used, memory->total);

@@ -43,8 +43,8 @@ class Packing {
   }
 
  private:
-  // Parts of a page in which every size of kPackUnits can be counted without rounding down.
-  static constexpr uint64_t kParts = 720720;
+  // A page has so many parts: a multiple of every number of equal things that fit into 32 units.
+  static constexpr uint64_t kParts = 480;
 
   static constexpr uint64_t units_of(uint64_t bytes) {
     return bytes == 0 ? 1 : (bytes + kPackUnit - 1) / kPackUnit;
@@ -52,7 +52,7 @@ class Packing {
   // Of 15 units only two fit a page of 32: each then costs half a page.
   static constexpr uint64_t share(uint64_t units) {
     const uint64_t fit = kPackUnits / units;
-    return (kParts + fit - 1) / fit;
+    return kParts / fit;
   }
   static constexpr uint64_t pages_for(uint64_t parts) { return (parts + kParts - 1) / kParts; }
 

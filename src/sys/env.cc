@@ -4,14 +4,24 @@
 #include <sys/auxv.h>
 #include <unistd.h>
 
+#include "sys/self.h"
+
+extern "C" char** environ;
+
 namespace softmig::sys {
 
-bool is_secure() { return getauxval(AT_SECURE) != 0; }
+bool is_secure() {
+  const ErrnoGuard keep_errno;
+  return getauxval(AT_SECURE) != 0;
+}
+
+const char* const* environment() { return is_secure() ? nullptr : environ; }
 
 const char* variable(const char* name) {
-  if (environ == nullptr || is_secure()) return nullptr;
+  const char* const* entry = environment();
+  if (entry == nullptr) return nullptr;
   const size_t length = strlen(name);
-  for (char** entry = environ; *entry != nullptr; entry++) {
+  for (; *entry != nullptr; entry++) {
     if (strncmp(*entry, name, length) == 0 && (*entry)[length] == '=') return *entry + length + 1;
   }
   return nullptr;

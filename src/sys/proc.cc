@@ -1,13 +1,10 @@
 #include "sys/proc.h"
 
 #include <errno.h>
-#include <sched.h>
-#include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <charconv>
-#include <string_view>
 
 #include "base/text.h"
 #include "sys/files.h"
@@ -15,71 +12,87 @@
 namespace softmig::sys {
 namespace {
 
-constexpr uint64_t kStartMask = 0xffffffffff;
+constexpr int kThreadsField = 17, kStartField = 19;  // counted from the state, which is 0
 
-uint64_t number(std::string_view text) {
-  uint64_t value = 0;
-  std::from_chars(text.data(), text.data() + text.size(), value);
-  return value;
+std::string_view next_field(std::string_view* rest) {
+  const size_t blank = rest->find(' ');
+  const std::string_view field = rest->substr(0, blank);
+  rest->remove_prefix(blank == std::string_view::npos ? rest->size() : blank + 1);
+  return field;
 }
 
-// Field `n` of /proc/<pid>/stat, counted from 3 (the state): fields 1 and 2 are the pid and the
-// name, which may contain blanks and brackets.
-std::string_view field(std::string_view after_name, int n) {
-  for (int i = 3; i < n; i++) {
-    const size_t blank = after_name.find(' ');
-    if (blank == after_name.npos) return {};
-    after_name.remove_prefix(blank + 1);
-  }
-  return after_name.substr(0, after_name.find(' '));
+bool to_number(std::string_view text, uint64_t* value) {
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), *value);
+  return error == std::errc() && end == text.data() + text.size();
 }
 
-ProcessState parse_stat(std::string_view stat) {
-  ProcessState state;
-  const size_t bracket = stat.rfind(')');
-  if (bracket == stat.npos || bracket + 2 >= stat.size()) return state;
-  stat.remove_prefix(bracket + 2);
-  const std::string_view letter = field(stat, 3);
-  state.exists = true;
-  // A leader that has left by pthread_exit is a zombie too, and its process lives.
-  const bool last_thread = number(field(stat, 20)) <= 1;
-  state.dead = (letter == "Z" || letter == "X") && last_thread;
-  state.start_ticks = number(field(stat, 22));
-  return state;
+// /proc is mounted for the pid namespace of this very process: its numbers are ours.
+bool has_our_numbers(const char* proc_root) {
+  char path[256], target[32];
+  base::Text(path).add(proc_root).add("/self");
+  const long length = read_link(path, target, sizeof target);
+  uint64_t number = 0;
+  return length > 0 && to_number({target, static_cast<size_t>(length)}, &number) &&
+         number == static_cast<uint64_t>(pid());
+}
+
+bool read_stat(const char* path, ProcessState* state) {
+  char line[1024];
+  const long length = read_small(path, line, sizeof line);
+  return length > 0 && parse_process_stat({line, static_cast<size_t>(length)}, state);
+}
+
+uint64_t inode_of(const char* path) {
+  const ErrnoGuard keep_errno;
+  FileStatus status;
+  return status_of_path(path, &status) ? status.inode : 0;
 }
 
 }  // namespace
 
-int pid() { return static_cast<int>(syscall(SYS_getpid)); }
-uint32_t effective_uid() { return geteuid(); }
-void yield() { sched_yield(); }
+bool parse_process_stat(std::string_view line, ProcessState* state) {
+  const size_t name_end = line.rfind(')');
+  if (name_end == std::string_view::npos || name_end + 2 >= line.size()) return false;
+  std::string_view rest = line.substr(name_end + 2);
+  const std::string_view letter = next_field(&rest);
+  uint64_t threads = 0, start = 0;
+  for (int field = 1; field <= kStartField; field++) {
+    const std::string_view text = next_field(&rest);
+    if (field == kThreadsField && !to_number(text, &threads)) return false;
+    if (field == kStartField && !to_number(text, &start)) return false;
+  }
+  if (letter.size() != 1) return false;
+  const bool ended = letter == "Z" || letter == "X" || letter == "x";
+  // A leader that has ended while other threads run is a zombie with more than one thread.
+  *state = {.exists = true, .dead = ended && threads <= 1, .start_ticks = start};
+  return true;
+}
 
-ProcessState process_state(const char* proc_root, uint32_t pid) {
-  char path[256], stat[1024];
-  base::Text text(path);
-  text.add(proc_root).add("/").add_number(pid).add("/stat");
-  const long size = read_small(path, stat, sizeof stat);
-  if (size <= 0) return {};
-  return parse_stat({stat, static_cast<size_t>(size)});
+ProcessState process_state(const char* proc_root, int pid) {
+  const ErrnoGuard keep_errno;
+  ProcessState state;
+  if (pid <= 0) return state;
+  char path[256];
+  base::Text(path).add(proc_root).add("/").add_number(static_cast<uint64_t>(pid)).add("/stat");
+  if (has_our_numbers(proc_root) && read_stat(path, &state)) return state;
+  state.exists = syscall(SYS_kill, pid, 0) == 0 || errno != ESRCH;
+  return state;
 }
 
 bool is_gone(const char* proc_root, uint32_t pid, uint64_t start_ticks) {
-  const ProcessState state = process_state(proc_root, pid);
-  if (state.exists) return state.dead || (state.start_ticks & kStartMask) != start_ticks;
-  // Not to be seen: hidden by hidepid, or gone. A signal that is never sent tells.
-  const int saved = errno;
-  const bool gone = syscall(SYS_kill, pid, 0) != 0 && errno == ESRCH;
-  errno = saved;
-  return gone;
+  const ProcessState state = process_state(proc_root, static_cast<int>(pid));
+  if (!state.exists || state.dead) return true;
+  return start_ticks != 0 && state.start_ticks != 0 && state.start_ticks != start_ticks;
 }
 
 uint64_t own_start_ticks() {
-  return process_state("/proc", static_cast<uint32_t>(pid())).start_ticks;
+  const ErrnoGuard keep_errno;
+  ProcessState state;
+  read_stat("/proc/self/stat", &state);
+  return state.start_ticks;
 }
 
-uint64_t pid_namespace() {
-  FileStatus status;
-  return status_of_path("/proc/self/ns/pid", &status) ? status.inode : 0;
-}
+uint64_t pid_namespace() { return inode_of("/proc/self/ns/pid"); }
+uint64_t time_namespace() { return inode_of("/proc/self/ns/time"); }
 
 }  // namespace softmig::sys

@@ -1,28 +1,36 @@
-// Processes, as /proc shows them.
+// Processes as /proc shows them.
 #pragma once
 
 #include <cstdint>
+#include <string_view>
+
+#include "sys/self.h"
 
 namespace softmig::sys {
 
-int pid();
-uint32_t effective_uid();
-void yield();
-
 struct ProcessState {
-  bool exists = false;       // there is such a pid
-  bool dead = false;         // it is a zombie without living threads
-  uint64_t start_ticks = 0;  // since boot
+  bool exists = false;
+  bool dead = false;  // a zombie, or on its way out, without a thread that still runs
+  uint64_t start_ticks = 0;  // clock ticks from boot to its start; 0: not known
 };
-// proc_root is "/proc" outside of tests.
-ProcessState process_state(const char* proc_root, uint32_t pid);
 
-// True if the process (pid, start time modulo 2^40) is no more: gone, dead, or the pid is another's.
-// False whenever /proc cannot tell.
+// Reads a line of /proc/<pid>/stat. The name in it may hold blanks and parentheses. False if this is
+// no such line.
+bool parse_process_stat(std::string_view line, ProcessState* state);
+
+// State of the process `pid` as numbered by this process. Where `proc_root` does not show it (hidepid,
+// /proc of another pid namespace, none mounted) a signal 0 says whether it exists. errno unchanged.
+ProcessState process_state(const char* proc_root, int pid);
+
+// The process that had this pid and start time (0: not known) runs no more. When in doubt: false.
 bool is_gone(const char* proc_root, uint32_t pid, uint64_t start_ticks);
 
+// Of this process; not kept, because a fork child has another. 0 if /proc does not tell.
 uint64_t own_start_ticks();
-// Inode of this process's pid namespace, 0 if unknown.
+
+// Inodes that name this process's namespaces; 0 if the kernel or /proc has none. Pids can only be
+// compared within one pid namespace, start times only within one time namespace.
 uint64_t pid_namespace();
+uint64_t time_namespace();
 
 }  // namespace softmig::sys

@@ -175,8 +175,8 @@ def run_probe(text, flags, cxx, scratch):
     source, binary = scratch / "probe.cc", scratch / "probe"
     source.write_text(text)
     # -O0 and no warnings: the real headers mark old functions as deprecated.
-    subprocess.run([cxx, "-std=c++20", "-w", "-O0", *flags, "-c", source, "-o", scratch / "probe.o"],
-                   check=True)
+    compile_only = [cxx, "-std=c++20", "-w", "-O0", *flags, "-c", source]
+    subprocess.run([*compile_only, "-o", scratch / "probe.o"], check=True)
     # typeid of an address needs no definition; whatever the compiler still refers to stays open.
     subprocess.run([cxx, scratch / "probe.o", "-o", binary], check=True)
     output = subprocess.run([binary], check=True, capture_output=True, text=True).stdout
@@ -277,6 +277,7 @@ def main():
     parser.add_argument("--cxx", default="g++")
     parser.add_argument("--self-test", action="store_true")
     args = parser.parse_args()
+    args.source = args.source.resolve()
 
     fetch = pathlib.Path(__file__).with_name("fetch_headers.sh")
     complete = subprocess.run([fetch, args.headers], check=False).returncode == 0

@@ -1,0 +1,26 @@
+// Who runs this code. Raw system calls: older C libraries cache the pid over vfork and clone.
+#pragma once
+
+#include <cstdint>
+
+namespace softmig::sys {
+
+int pid();
+int thread_id();
+uint32_t effective_uid();
+uint32_t real_uid();
+void yield();
+
+// Keeps errno as it was: a hooked program must not see it change.
+class ErrnoGuard {
+ public:
+  ErrnoGuard();
+  ~ErrnoGuard();
+  ErrnoGuard(const ErrnoGuard&) = delete;
+  ErrnoGuard& operator=(const ErrnoGuard&) = delete;
+
+ private:
+  int saved_;
+};
+
+}  // namespace softmig::sys

@@ -1,0 +1,1 @@
+"""What tests/gpu/run.py is made of: places, slices, the witness, the cases."""

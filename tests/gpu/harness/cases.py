@@ -1,0 +1,252 @@
+"""The cases: every route, every door, races, kills, views, life cycles."""
+
+import os
+import subprocess
+import threading
+import time
+
+from .case import Case
+from .place import GIB, MIB
+
+LIMIT = 4096 * MIB
+SLACK = 3 * GIB  # how far above the limit a broken slice may go before a test stops
+
+DENSE = ["alloc", "pitch", "pitch_padded", "managed", "async", "pool", "create", "create_map"]
+POOLED = ["pool_hold"]
+SHAPED = ["array_1d", "array_2d", "array_3d", "array_layered", "array_cubemap",
+          "array_cubemap_layered", "array_surface", "mipmapped", "graph", "graph_captured"]
+OTHERS = ["alloc_v1", "contexts", "streams", "green", "all"]
+SIZES = ["512", "4K", "64K", "1M", "2M", "64M", "1G", "mixed"]
+QUICK_SIZES = ["64M", "fill:512", "mixed"]
+# Looked up by a program that is not linked with libcuda.
+DOORS = ["handle", "default", "next", "dlvsym", "proc1:12000:0", "proc1:13000:2", "proc2:12000:1",
+         "proc2:12080:2", "proc2:13000:0", "nested:12040:0"]
+SHARED = ["share", "share_exit", "ipc", "ipc_exit"]
+SINGLE = ["module_global", "library_global", "heap_limit", "printf_limit", "stack_limit"]
+
+LIFECYCLE = ["fork_before_init", "fork_after_init", "fork_grandchild_outlives", "exec_self",
+             "exit_without_free", "spawn_others", "dlclose_and_again", "primary_references",
+             "primary_reset", "context_destroy", "context_refused", "free_crosswise",
+             "free_elsewhere", "free_refused", "free_packed_pieces", "vmm_references",
+             "host_memory", "import_outlives_exporter", "pool_destroyed", "pool_hoards",
+             "pool_threshold", "capture_survives", "wrong_arguments", "huge_sizes",
+             "planar_array", "before_initialisation", "racing_first_call", "no_drift"]
+
+
+def size_of(text):
+    """Bytes of one piece; for "mixed" and "fill:..." the smallest that must still be granted."""
+    text = text.split(":")[-1]
+    units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+    if text == "mixed":
+        return 512
+    return int(text[:-1]) * units[text[-1]] if text[-1] in units else int(text)
+
+
+def usable(case, place, lines, seen):
+    """At least 98 % of what the contexts leave, or all but one piece."""
+    cost = place.measured_context_cost
+    if not cost:
+        return None
+    route, size = case.arguments[1], case.arguments[2]
+    room = case.limit - cost
+    least = min(0.98 * room, room - size_of(size))
+    for line in lines:
+        if line.get("what") != "route" or line.get("skipped") or line["result"] != 2:
+            continue
+        if route == "contexts":
+            made, expected = line["pieces"], room // cost
+            if made != expected:
+                return f"{made} contexts where {expected} have room"
+            continue
+        got = line["granted"]
+        if route not in DENSE:  # the driver rounds these up: what counts is what the card held
+            got = max(got, seen["device"] - cost)
+        if got < least:
+            return (f"{line['lookup']}: only {got / MIB:.0f} of {room / MIB:.0f} MiB granted "
+                    f"({100 * got / room:.1f} %)")
+    return None
+
+
+def route_case(route, size, lookup, program="route", timeout=120):
+    cap = (LIMIT + SLACK) // MIB
+    door = lookup if program == "route" else lookup + "-dl"
+    judge = None if route in ("alloc_v1", "all") + tuple(POOLED) else usable
+    return Case(f"routes/{route}/{size}/{door}", [program, route, size, lookup, "--cap", f"{cap}M"],
+                LIMIT, timeout=timeout, judge=judge)
+
+
+def routes(quick):
+    cases = []
+    for route in DENSE + POOLED + SHAPED:
+        cases += [route_case(route, size, "link") for size in (QUICK_SIZES if quick else SIZES)]
+    cases += [route_case(route, "64M", "link") for route in OTHERS]
+    cases += [route_case("all", "mixed", "link")]
+    cases += [Case(f"routes/{r}/64M/handle", ["route", r, "64M", "handle"], LIMIT) for r in SHARED]
+    cases += [Case(f"routes/{r}/5G/link", ["route", r, "5G", "link"], LIMIT) for r in SINGLE]
+    return cases
+
+
+def doors(quick):
+    """Every way to find the functions. One process tries all doors in turn; besides, programs that
+    know only one door, so that the first call of the process comes through it."""
+    swept = DENSE + POOLED + SHAPED
+    cases = [route_case(route, "1G", "sweep", timeout=300) for route in swept]
+    single = ["alloc", "async", "create_map"] if quick else swept
+    cases += [route_case(route, "256M", door, "route_dl") for route in single for door in DOORS]
+    return cases
+
+
+def races(quick):
+    reps = 3 if quick else 20
+    cases = []
+    for processes, limit in ((2, 4 * GIB), (6, 4 * GIB), (32, 40 * GIB), (32, 4 * GIB)):
+        if quick and processes == 32 and limit == 40 * GIB:
+            reps = 1
+        case = Case(f"race/{processes}x64M/{limit // GIB}G", None, limit, timeout=60 + 30 * reps)
+        case.arguments = ["race", processes, "64M", "--reps", reps, "--cap", f"{(limit + SLACK) // MIB}M",
+                          "--limit", limit]
+        case.before = add_context_cost
+        cases.append(case)
+    return cases
+
+
+def add_context_cost(case, place, _env):
+    if place.measured_context_cost and "--context" not in case.arguments:
+        case.arguments += ["--context", place.measured_context_cost]
+
+
+def kills(quick):
+    rounds = 12 if quick else 200
+    # A living child keeps the dead parent's descriptors, and with them the memory on the card: no
+    # slice can hold that back, so there the witness only writes down what it saw.
+    return [Case(f"kill/{mode}", ["kill", mode, rounds], LIMIT, timeout=60 + 4 * rounds,
+                 witness="report" if mode == "fork_child" else "limit")
+            for mode in ("random", "fork_child", "close_range")]
+
+
+def lifecycle(_quick):
+    cases = [Case(f"lifecycle/{name}", ["lifecycle", name], LIMIT,
+                  witness="report" if name == "fork_grandchild_outlives" else "limit")
+             for name in LIFECYCLE]
+    cases.append(Case("lifecycle/other_device", ["lifecycle", "other_device"], LIMIT, sim="2x24G"))
+    cases.append(Case("lifecycle/own_malloc", ["own_malloc"], LIMIT))
+    return cases
+
+
+def foreign_process(case, place, env):
+    """A process outside the slice that holds memory while the case runs."""
+    holder = place.start([place.program("route_dl"), "alloc", "64M", "handle", "--cap", "64M", "--hold", "600000"],
+                         place.bare_environment(case.sim), outside=True, stdout=subprocess.DEVNULL)
+    time.sleep(2.0 if place.real else 0.5)
+    env["TEST_FOREIGN_PID"] = str(holder.pid)
+
+    def end():
+        holder.kill()
+        holder.wait()
+
+    return end
+
+
+class LiveConfig:
+    """The config of a Slurm job, written by root while the program waits for it to change."""
+
+    FOLDER = "/var/run/softmig"
+    JOB = 4000000001
+
+    def __init__(self, limits, delays):
+        self.limits = limits
+        self.delays = delays
+        self.path = f"{self.FOLDER}/{self.JOB}.conf"
+
+    def write(self, limit):
+        with open(self.path + ".new", "w", encoding="ascii") as file:
+            file.write(f"CUDA_DEVICE_MEMORY_LIMIT={limit // MIB}M\n")
+        os.chmod(self.path + ".new", 0o644)
+        os.rename(self.path + ".new", self.path)
+
+    def __call__(self, _case, _place, env):
+        made = not os.path.isdir(self.FOLDER)
+        os.makedirs(self.FOLDER, 0o755, exist_ok=True)
+        self.write(self.limits[0])
+        for name in ("CUDA_DEVICE_MEMORY_LIMIT", "SOFTMIG_REGION"):
+            env.pop(name, None)
+        env.update(SLURM_JOB_ID=str(self.JOB), SLURM_TMPDIR=env["TMPDIR"], TEST_CONFIG=self.path)
+        stop = threading.Event()
+
+        def rewrite():
+            for limit, delay in zip(self.limits[1:], self.delays):
+                if stop.wait(delay):
+                    return
+                self.write(limit)
+
+        thread = threading.Thread(target=rewrite)
+        thread.start()
+
+        def end():
+            stop.set()
+            thread.join()
+            os.unlink(self.path)
+            if made:
+                os.rmdir(self.FOLDER)
+
+        return end
+
+
+def views(_quick):
+    expected = {"TEST_LIMIT": str(LIMIT)}
+    cases = [Case(f"views/{name}", ["views", name], LIMIT, variables=expected, before=foreign_process,
+                  witness="report")
+             for name in ("totals", "free_is_true", "nvml_memory", "process_lists", "utilisation_lists")]
+    live = LiveConfig([LIMIT, 2 * GIB, 6 * GIB], [4, 4])
+    cases.append(Case("views/live_limit", ["views", "live_limit"], None, variables=expected,
+                      before=live, root_only=True))
+    return cases + per_device()
+
+
+def per_device():
+    """Limits of single devices, found by UUID, under several orders of the visible ones."""
+    sim = "3x24G"
+    orders = {"none": None, "reversed": [2, 1, 0], "last": [2], "swapped": [1, 0]}
+    cases = []
+    for name, order in orders.items():
+        case = Case(f"views/per_device/{name}", ["views", "per_device"], 4 * GIB, sim=sim, witness="report")
+        case.before = PerDevice(order)
+        cases.append(case)
+        if order:
+            by_uuid = Case(f"views/per_device/{name}-uuid", ["views", "per_device"], 4 * GIB, sim=sim, witness="report")
+            by_uuid.before = PerDevice(order, by_uuid=True)
+            cases.append(by_uuid)
+    return cases
+
+
+class PerDevice:
+    """Limits 4 GiB in general, 6 GiB on device 1, none on device 2."""
+
+    def __init__(self, order, by_uuid=False):
+        self.order = order
+        self.by_uuid = by_uuid
+
+    def __call__(self, case, place, env):
+        uuids = place.uuids(case.sim)
+        limits = [4 * GIB, 6 * GIB, 24 * GIB]
+        env["CUDA_DEVICE_MEMORY_LIMIT_1"] = "6G"
+        env["CUDA_DEVICE_MEMORY_LIMIT_2"] = "0"
+        env["SOFTMIG_GPUS"] = ",".join(uuids)
+        env["TEST_LIMITS"] = ",".join(f"{u}={b}" for u, b in zip(uuids, limits))
+        if self.order is not None:
+            names = [uuids[i] if self.by_uuid else str(i) for i in self.order]
+            env["CUDA_VISIBLE_DEVICES"] = ",".join(names)
+
+
+def command_line(_quick):
+    """The same through `softmig run`."""
+    def case(name, *arguments):
+        made = Case(f"cli/{name}", ["/softmig"] + list(arguments), None, timeout=120)
+        made.before = lambda c, place, env: [env.pop(k, None) for k in ("LD_PRELOAD", "SOFTMIG_REGION")] and None
+        return made
+    return [case("run", "run", "--memory", "4G", "--", "@route", "alloc", "64M", "handle"),
+            case("limits", "run", "--memory", "4G", "--", "@softmig", "limits")]
+
+
+GROUPS = {"routes": routes, "doors": doors, "race": races, "kill": kills, "views": views,
+          "lifecycle": lifecycle}

@@ -1,0 +1,32 @@
+"""The impartial witness: tests/gpu/watch, started outside every slice."""
+
+import json
+import subprocess
+
+
+class Witness:
+    def __init__(self, place, hz=200, sim=None):
+        self.process = subprocess.Popen(
+            [place.program("watch"), "--hz", str(hz)], env=place.bare_environment(sim),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+
+    def ask(self, command):
+        self.process.stdin.write(command + "\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError("the witness has died: is there NVML?")
+        return json.loads(line)
+
+    def mark(self):
+        return self.ask("mark")
+
+    def follow(self, session):
+        return self.ask(f"follow {session}")
+
+    def stop(self):
+        return self.ask("stop")
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait(10)

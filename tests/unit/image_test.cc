@@ -1,0 +1,81 @@
+#include "policy/image.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <string>
+#include <vector>
+
+namespace softmig::policy {
+namespace {
+
+uint64_t globals_in_text(const std::string& text) {
+  return globals_in({reinterpret_cast<const uint8_t*>(text.c_str()), text.size()});
+}
+
+TEST(ImageTest, PtxVariablesAreAddedUp) {
+  EXPECT_EQ(globals_in_text(".version 7.0\n.target sm_70\n.global .align 4 .b8 a[100];\n"
+                            ".visible .global .f32 x;\n.visible .entry k() { ret; }"),
+            104u);
+}
+
+TEST(ImageTest, FiveGibibytesAreSeen) {
+  EXPECT_EQ(globals_in_text(".visible .global .align 1 .b8 big[5368709120];"), 5368709120u);
+}
+
+TEST(ImageTest, SeveralExtentsVectorsListsAndInitialisersCount) {
+  EXPECT_EQ(globals_in_text(".global .u64 m[4][0x10];"), 512u);
+  EXPECT_EQ(globals_in_text(".global .v4 .f32 v[2];"), 32u);
+  EXPECT_EQ(globals_in_text(".global .u32 a, b[2], c;"), 16u);
+  EXPECT_EQ(globals_in_text(".global .u32 t[3] = {1, 2, 3}; .global .u8 z;"), 13u);
+}
+
+TEST(ImageTest, CommentsAndWhatIsNoGlobalDoNotCount) {
+  EXPECT_EQ(globals_in_text("// .global .b8 a[100];\n/* .global .b8 b[100]; */ .const .b8 c[9];"), 0u);
+}
+
+TEST(ImageTest, TextsCutAnywhereAreReadWithoutHarm) {
+  const std::string text = ".global .align 4 .b8 a[0xffffffffffffffff][99]; .global .f32 x = 1;";
+  for (size_t n = 0; n <= text.size(); n++) globals_in_text(text.substr(0, n));
+  EXPECT_EQ(globals_in_text(text), UINT64_MAX);
+}
+
+std::vector<uint8_t> make_elf(uint64_t global_bytes) {
+  std::vector<uint8_t> elf(64 + 3 * 64 + 32);
+  auto put = [&](size_t at, auto value) { std::memcpy(&elf[at], &value, sizeof value); };
+  std::memcpy(elf.data(), "\x7f" "ELF", 4);
+  const uint64_t names = 64 + 3 * 64;
+  put(0x28, uint64_t{64});
+  put(0x3c, uint16_t{3});
+  put(0x3e, uint16_t{1});
+  put(64 + 64 + 0x18, names);
+  put(64 + 2 * 64, uint32_t{1});
+  put(64 + 2 * 64 + 0x20, global_bytes);
+  std::memcpy(&elf[names + 1], ".nv.global", 11);
+  return elf;
+}
+
+TEST(ImageTest, ZeroedSectionsOfACubinCount) { EXPECT_EQ(globals_in(make_elf(1 << 30)), 1u << 30); }
+
+TEST(ImageTest, OfAFatBinaryTheLargestPartCounts) {
+  std::vector<uint8_t> fat(16);
+  auto put = [&](size_t at, auto value) { std::memcpy(&fat[at], &value, sizeof value); };
+  put(0, uint32_t{0xba55ed50});
+  put(6, uint16_t{16});
+  for (uint64_t bytes : {1000u, 5000u, 2000u}) {
+    const std::vector<uint8_t> elf = make_elf(bytes);
+    const size_t at = fat.size();
+    fat.resize(at + 64 + elf.size());
+    put(at, uint16_t{2});
+    put(at + 4, uint32_t{64});
+    put(at + 8, uint64_t{elf.size()});
+    std::memcpy(&fat[at + 64], elf.data(), elf.size());
+  }
+  put(8, uint64_t{fat.size() - 16});
+  EXPECT_EQ(globals_in(fat), 5000u);
+  EXPECT_EQ(image_size(fat.data()), fat.size());
+  for (size_t n = 0; n < fat.size(); n++) globals_in({fat.data(), n});
+}
+
+}  // namespace
+}  // namespace softmig::policy
