@@ -1009,6 +1009,13 @@ CUresult cuCtxDestroy(CUcontext context);
 CUresult cuCtxDestroy_v2(CUcontext context);
 CUresult cuCtxAttach(CUcontext* context, unsigned int flags);
 CUresult cuCtxDetach(CUcontext context);
+// Contexts for graphics; a VDPAU device is a number, its second argument a function.
+CUresult cuGLCtxCreate(CUcontext* context, unsigned int flags, CUdevice device);
+CUresult cuGLCtxCreate_v2(CUcontext* context, unsigned int flags, CUdevice device);
+CUresult cuVDPAUCtxCreate(CUcontext* context, unsigned int flags, CUdevice device,
+                          unsigned int vdp_device, void* get_proc_address);
+CUresult cuVDPAUCtxCreate_v2(CUcontext* context, unsigned int flags, CUdevice device,
+                             unsigned int vdp_device, void* get_proc_address);
 CUresult cuCtxPushCurrent(CUcontext context);
 CUresult cuCtxPushCurrent_v2(CUcontext context);
 CUresult cuCtxPopCurrent(CUcontext* context);

@@ -12,7 +12,7 @@ char lower(char byte) { return byte >= 'A' && byte <= 'Z' ? static_cast<char>(by
 std::string_view take_digits(std::string_view* text) {
   size_t count = 0;
   while (count < text->size() && is_digit((*text)[count])) count++;
-  const std::string_view digits = text->substr(0, count);
+  const std::string_view digits = head(*text, count);
   text->remove_prefix(count);
   return digits;
 }

@@ -19,7 +19,7 @@ Text& Text::add(std::string_view text) {
   const size_t room = capacity_ - 1 - size_;
   if (text.size() > room) {
     overflowed_ = true;
-    text = text.substr(0, room);
+    text = head(text, room);
   }
   if (!text.empty()) memcpy(buffer_ + size_, text.data(), text.size());
   size_ += text.size();

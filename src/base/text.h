@@ -8,6 +8,15 @@
 
 namespace softmig::base {
 
+// Parts of a text, as substr without its exceptions: a place past the end is the end.
+constexpr std::string_view head(std::string_view text, size_t size) {
+  return {text.data(), size < text.size() ? size : text.size()};
+}
+constexpr std::string_view tail(std::string_view text, size_t from) {
+  if (from > text.size()) from = text.size();
+  return {text.data() + from, text.size() - from};
+}
+
 class Text {
  public:
   // Starts empty: what the array held before is gone. `capacity` counts the final NUL and is not 0.

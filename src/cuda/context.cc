@@ -3,6 +3,7 @@
 #include "cuda/context_cost.h"
 #include "cuda/state.h"
 
+SM_DRIVER(cuCtxGetApiVersion);
 SM_DRIVER(cuDevicePrimaryCtxGetState);
 
 namespace softmig::cuda {
@@ -128,6 +129,47 @@ SM_HOOK(cuCtxDestroy, 2000) CUresult cuCtxDestroy(CUcontext context) {
 SM_HOOK(cuCtxDestroy_v2, 4000) CUresult cuCtxDestroy_v2(CUcontext context) {
   if (!active()) return next_cuCtxDestroy_v2(context);
   return destroy_context(context, [&] { return next_cuCtxDestroy_v2(context); });
+}
+
+SM_HOOK(cuGLCtxCreate, 2000)
+CUresult cuGLCtxCreate(CUcontext* out, unsigned int flags, CUdevice device) {
+  if (!active()) return next_cuGLCtxCreate(out, flags, device);
+  return create_context(out, device, [&] { return next_cuGLCtxCreate(out, flags, device); });
+}
+
+SM_HOOK(cuGLCtxCreate_v2, 3020)
+CUresult cuGLCtxCreate_v2(CUcontext* out, unsigned int flags, CUdevice device) {
+  if (!active()) return next_cuGLCtxCreate_v2(out, flags, device);
+  return create_context(out, device, [&] { return next_cuGLCtxCreate_v2(out, flags, device); });
+}
+
+SM_HOOK(cuVDPAUCtxCreate, 3010)
+CUresult cuVDPAUCtxCreate(CUcontext* out, unsigned int flags, CUdevice device,
+              unsigned int vdp_device, void* get_proc_address) {
+  const auto call = [&] {
+    return next_cuVDPAUCtxCreate(out, flags, device, vdp_device, get_proc_address);
+  };
+  return active() ? create_context(out, device, call) : call();
+}
+
+SM_HOOK(cuVDPAUCtxCreate_v2, 3020)
+CUresult cuVDPAUCtxCreate_v2(CUcontext* out, unsigned int flags, CUdevice device,
+              unsigned int vdp_device, void* get_proc_address) {
+  const auto call = [&] {
+    return next_cuVDPAUCtxCreate_v2(out, flags, device, vdp_device, get_proc_address);
+  };
+  return active() ? create_context(out, device, call) : call();
+}
+
+// The old way to let go of a context: it ends with its last use, which only the driver counts.
+SM_HOOK(cuCtxDetach, 2000) CUresult cuCtxDetach(CUcontext context) {
+  const CUresult result = next_cuCtxDetach(context);
+  unsigned int version = 0;
+  if (active() && result == CUDA_SUCCESS &&
+      next_cuCtxGetApiVersion(context, &version) != CUDA_SUCCESS) {
+    softmig::cuda::end_context(context);
+  }
+  return result;
 }
 
 SM_HOOK(cuDevicePrimaryCtxRetain, 7000)

@@ -141,6 +141,13 @@ CUresult cuStreamCreateWithPriority(CUstream* out, unsigned int flags, int prior
   return create_stream(out, [&] { return next_cuStreamCreateWithPriority(out, flags, priority); });
 }
 
+SM_HOOK(cuGreenCtxStreamCreate, 12050)
+CUresult cuGreenCtxStreamCreate(CUstream* out, CUgreenCtx context, unsigned int flags,
+                                int priority) {
+  const auto call = [&] { return next_cuGreenCtxStreamCreate(out, context, flags, priority); };
+  return active() ? create_stream(out, call) : call();
+}
+
 SM_HOOK(cuStreamDestroy, 2000) CUresult cuStreamDestroy(CUstream stream) {
   if (active()) softmig::cuda::end_stream(stream);
   return next_cuStreamDestroy(stream);

@@ -2,7 +2,6 @@
 // is read first. What a compressed image hides is found from outside (docs/security.md).
 #include "cuda/state.h"
 #include "policy/image.h"
-#include "sys/files.h"
 #include "sys/memory.h"
 
 namespace softmig::cuda {

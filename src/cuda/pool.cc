@@ -128,3 +128,9 @@ SM_HOOK(cuCtxSynchronize, 2000) CUresult cuCtxSynchronize() {
   if (active()) settle_pools();
   return result;
 }
+
+SM_HOOK(cuCtxSynchronize_v2, 13000) CUresult cuCtxSynchronize_v2(CUcontext context) {
+  const CUresult result = next_cuCtxSynchronize_v2(context);
+  if (active()) settle_pools();
+  return result;
+}

@@ -101,6 +101,16 @@ void share(CUmemGenericAllocationHandle handle) {
   });
 }
 
+// Tiles of a sparse array keep their memory alive until they are unmapped, which nobody says of one
+// tile at a time: a handle that was mapped so is counted until this process ends.
+void pin_tiles(const CUarrayMapInfo* list, unsigned int count_of_list) {
+  for (unsigned int i = 0; i < count_of_list; i++) {
+    if (list[i].memOperationType == CU_MEM_OPERATION_TYPE_MAP) {
+      count(list[i].memHandle.memHandle, kMapping);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace softmig::cuda
 
@@ -185,5 +195,19 @@ CUresult cuMemImportFromShareableHandle(CUmemGenericAllocationHandle* out, void*
                                         CUmemAllocationHandleType type) {
   const CUresult result = next_cuMemImportFromShareableHandle(out, os_handle, type);
   if (active() && result == CUDA_SUCCESS) softmig::cuda::keep_import(*out);
+  return result;
+}
+
+SM_HOOK(cuMemMapArrayAsync, 11010)
+CUresult cuMemMapArrayAsync(CUarrayMapInfo* list, unsigned int count, CUstream stream) {
+  const CUresult result = next_cuMemMapArrayAsync(list, count, stream);
+  if (active() && result == CUDA_SUCCESS) softmig::cuda::pin_tiles(list, count);
+  return result;
+}
+
+SM_HOOK(cuMemMapArrayAsync_ptsz, 11010)
+CUresult cuMemMapArrayAsync_ptsz(CUarrayMapInfo* list, unsigned int count, CUstream stream) {
+  const CUresult result = next_cuMemMapArrayAsync_ptsz(list, count, stream);
+  if (active() && result == CUDA_SUCCESS) softmig::cuda::pin_tiles(list, count);
   return result;
 }

@@ -1,25 +1,17 @@
 #include "job/region.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <linux/falloc.h>
-#include <sys/mman.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
-#include <new>
+#include <cerrno>
 
 #include "base/text.h"
 #include "job/log.h"
 #include "sys/clock.h"
 #include "sys/env.h"
 #include "sys/files.h"
-#include "sys/proc.h"
+#include "sys/make_files.h"
+#include "sys/memory.h"
 
 namespace softmig::job {
 namespace {
-
-using Path = char[kMaxPath];
 
 // Blocks of the header and of the first slots are claimed at once: a full disk is then an error
 // here and not a SIGBUS at the first charge.
@@ -40,15 +32,14 @@ void fill_header(abi::RegionHeader& header) {
   std::atomic_ref<uint64_t>(header.magic).store(abi::kRegionMagic, std::memory_order_release);
 }
 
-// A whole region in one file: header written before the name appears.
+// A whole region in one file: its header is there before the name is.
 int write_region(int fd) {
-  if (syscall(SYS_ftruncate, fd, abi::kRegionSize) != 0) return errno;
-  if (syscall(SYS_fallocate, fd, 0, 0L, kReservedBytes) != 0 && errno != EOPNOTSUPP) return errno;
-  alignas(abi::RegionHeader) static char blank[sizeof(abi::RegionHeader)];
-  char bytes[sizeof blank];
-  __builtin_memcpy(bytes, blank, sizeof bytes);
-  fill_header(*new (bytes) abi::RegionHeader);
-  return pwrite(fd, bytes, sizeof bytes, 0) == sizeof bytes ? 0 : EIO;
+  if (const int error = sys::make_sparse(fd, abi::kRegionSize, kReservedBytes)) return error;
+  void* map = sys::map_shared(fd, sizeof(abi::RegionHeader));
+  if (map == nullptr) return errno;
+  fill_header(*static_cast<abi::RegionHeader*>(map));
+  sys::unmap_pages(map, sizeof(abi::RegionHeader));
+  return 0;
 }
 
 bool is_usable(int fd, const Config& config) {
@@ -59,26 +50,17 @@ bool is_usable(int fd, const Config& config) {
   return status.is_regular() && status.links == 1 && mine && status.size >= abi::kRegionSize;
 }
 
-abi::Region* map_file(int fd) {
-  void* map = mmap(nullptr, abi::kRegionSize, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-  if (map == MAP_FAILED) return nullptr;
-  auto* region = static_cast<abi::Region*>(map);
-  if (has_contents(region->header)) return region;
-  munmap(map, abi::kRegionSize);
+abi::Region* map_region(int fd) {
+  auto* region = static_cast<abi::Region*>(sys::map_shared(fd, abi::kRegionSize));
+  if (region == nullptr || has_contents(region->header)) return region;
+  sys::unmap_pages(region, abi::kRegionSize);
   return nullptr;
 }
 
-abi::Region* map_private() {
-  void* map = mmap(nullptr, abi::kRegionSize, PROT_READ | PROT_WRITE,
-                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (map == MAP_FAILED) return nullptr;
-  auto* region = static_cast<abi::Region*>(map);
-  fill_header(region->header);
+abi::Region* make_private_region() {
+  auto* region = static_cast<abi::Region*>(sys::map_pages(abi::kRegionSize));
+  if (region != nullptr) fill_header(region->header);
   return region;
-}
-
-int open_existing(const char* path) {
-  return sys::open_file(path, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC | O_NOCTTY, 0);
 }
 
 }  // namespace
@@ -122,32 +104,30 @@ int create_region_file(const char* path, uint32_t uid, uint32_t gid) {
   base::Text text(temporary);
   text.add(path).add(".new.").add_number(static_cast<uint64_t>(sys::pid()));
   if (text.overflowed()) return ENAMETOOLONG;
-  syscall(SYS_unlinkat, AT_FDCWD, temporary, 0);
-  const int fd = sys::open_file(temporary, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+  sys::remove_file(temporary);
+  const int fd = sys::create_file(temporary, 0600);
   if (fd < 0) return errno;
   int error = write_region(fd);
-  if (error == 0 && uid != sys::effective_uid() && syscall(SYS_fchown, fd, uid, gid) != 0) {
-    error = errno;
-  }
-  close(fd);
+  if (error == 0 && uid != sys::effective_uid()) error = sys::change_owner(fd, uid, gid);
+  sys::close_file(fd);
   // A link, not a rename: of two processes that start at once, one must lose and join the other.
-  if (error == 0 && syscall(SYS_linkat, AT_FDCWD, temporary, AT_FDCWD, path, 0) != 0) error = errno;
-  syscall(SYS_unlinkat, AT_FDCWD, temporary, 0);
+  if (error == 0) error = sys::link_file(temporary, path);
+  sys::remove_file(temporary);
   return error;
 }
 
 void open_region(const Places& places, const Config& config, OpenRegion* region) {
   if (region_path(places, config, region->path)) {
     for (int attempt = 0; attempt < 3 && region->map == nullptr; attempt++) {
-      int fd = open_existing(region->path);
+      const int fd = sys::open_to_write(region->path);
       if (fd < 0 && errno == ENOENT) {
         const int error = create_region_file(region->path, sys::effective_uid(), 0);
         if (error != 0 && error != EEXIST) break;
         continue;
       }
       if (fd < 0) break;
-      if (is_usable(fd, config)) region->map = map_file(fd);
-      close(fd);
+      if (is_usable(fd, config)) region->map = map_region(fd);
+      sys::close_file(fd);
       if (region->map == nullptr) break;
     }
   }
@@ -155,7 +135,7 @@ void open_region(const Places& places, const Config& config, OpenRegion* region)
   if (region->shared) return;
   log(LogLevel::kError, "region %s cannot be used: limits hold within this process only",
       region->path);
-  region->map = map_private();
+  region->map = make_private_region();
 }
 
 }  // namespace softmig::job

@@ -1,13 +1,11 @@
 #include "job/slice.h"
 
-#include <sys/mman.h>
-
 #include "base/bytes.h"
 #include "base/text.h"
 #include "job/extra.h"
 #include "job/log.h"
 #include "sys/clock.h"
-#include "sys/files.h"
+#include "sys/memory.h"
 #include "sys/proc.h"
 
 namespace softmig::job {
@@ -19,28 +17,8 @@ using std::memory_order_release;
 
 constexpr uint64_t kLookIntervalNs = 1'000'000'000;
 constexpr uint64_t kReclaimIntervalNs = 10'000'000;  // for views; a refusal always looks
-constexpr int kWipeOnFork = 18;  // MADV_WIPEONFORK, Linux 4.14
-
 constexpr Places kPlaces;
 constinit Slice g_slice;
-
-constinit uint32_t g_fork_word = 1;  // where the kernel cannot wipe pages (before 4.14)
-
-void wipe_fork_word() { g_fork_word = 0; }
-
-extern "C" int __register_atfork(void (*)(), void (*)(), void (*child)(), void* dso);
-
-// A word that reads 0 in every fork child.
-volatile uint32_t* make_fork_mark() {
-  void* page = mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (page == MAP_FAILED || madvise(page, 4096, kWipeOnFork) != 0) {
-    __register_atfork(nullptr, nullptr, wipe_fork_word, nullptr);
-    return &g_fork_word;
-  }
-  auto* word = static_cast<volatile uint32_t*>(page);
-  *word = 1;
-  return word;
-}
 
 class Guard {
  public:
@@ -77,7 +55,7 @@ void Slice::start() {
   }
   log_configure(kPlaces, config_);
   if (config_.source == Source::kClosed) log(LogLevel::kError, "%s", config_.error);
-  same_image_ = make_fork_mark();
+  same_image_ = sys::make_fork_mark();
   open_region(kPlaces, config_, &region_);
   pid_namespace_ = sys::pid_namespace();
   next_look_ns_.store(sys::monotonic_ns() + kLookIntervalNs, memory_order_relaxed);

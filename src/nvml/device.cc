@@ -1,8 +1,5 @@
 #include "nvml/device.h"
 
-#include <charconv>
-#include <string_view>
-
 #include "job/cgroup.h"
 
 SM_DRIVER(nvmlDeviceGetUUID);
@@ -17,27 +14,12 @@ struct Known {
 };
 constinit Known g_known[abi::kMaxDevices];
 
-// "GPU-01234567-89ab-..." or "MIG-...": the sixteen bytes in hexadecimal.
-bool parse_uuid(std::string_view text, policy::Uuid* uuid) {
-  const size_t start = text.find('-');
-  if (start == text.npos) return false;
-  text.remove_prefix(start + 1);
-  for (uint8_t& byte : uuid->byte) {
-    if (!text.empty() && text.front() == '-') text.remove_prefix(1);
-    if (text.size() < 2) return false;
-    const auto [end, error] = std::from_chars(text.data(), text.data() + 2, byte, 16);
-    if (error != std::errc() || end != text.data() + 2) return false;
-    text.remove_prefix(2);
-  }
-  return true;
-}
-
 int enter_device(nvmlDevice_t handle) {
   char text[96] = {};
   unsigned int index = 0;
   policy::Uuid uuid;
   if (next_nvmlDeviceGetUUID(handle, text, sizeof text) != NVML_SUCCESS ||
-      !parse_uuid(text, &uuid)) {
+      !policy::parse_uuid(text, &uuid)) {
     return -1;
   }
   const bool has_index = next_nvmlDeviceGetIndex(handle, &index) == NVML_SUCCESS;

@@ -1,10 +1,25 @@
 #include "sys/memory.h"
 
+#include <fcntl.h>
 #include <sys/mman.h>
+
+#include "sys/files.h"
 
 #include "sys/self.h"
 
 namespace softmig::sys {
+namespace {
+
+constexpr int kWipeOnFork = 18;  // MADV_WIPEONFORK, Linux 4.14
+constexpr size_t kMarkBytes = 4096;
+
+constinit uint32_t g_fork_word = 1;  // where the kernel cannot wipe pages
+
+void wipe_fork_word() { g_fork_word = 0; }
+
+extern "C" int __register_atfork(void (*prepare)(), void (*parent)(), void (*child)(), void* dso);
+
+}  // namespace
 
 void* map_pages(size_t bytes) {
   const ErrnoGuard keep_errno;
@@ -16,6 +31,37 @@ void* map_pages(size_t bytes) {
 void unmap_pages(void* pages, size_t bytes) {
   const ErrnoGuard keep_errno;
   if (pages != nullptr) munmap(pages, bytes);
+}
+
+void* map_shared(int fd, size_t bytes) {
+  void* map = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  return map != MAP_FAILED ? map : nullptr;
+}
+
+const uint8_t* map_file(const char* path, size_t* size) {
+  const int fd = open_file(path, O_RDONLY | O_NONBLOCK | O_NOCTTY, 0);
+  if (fd < 0) return nullptr;
+  FileStatus status;
+  void* map = MAP_FAILED;
+  if (status_of_fd(fd, &status) && status.is_regular() && status.size > 0) {
+    map = mmap(nullptr, status.size, PROT_READ, MAP_PRIVATE, fd, 0);
+  }
+  close_file(fd);
+  if (map == MAP_FAILED) return nullptr;
+  *size = status.size;
+  return static_cast<const uint8_t*>(map);
+}
+
+volatile uint32_t* make_fork_mark() {
+  void* page = map_pages(kMarkBytes);
+  if (page == nullptr || madvise(page, kMarkBytes, kWipeOnFork) != 0) {
+    unmap_pages(page, kMarkBytes);
+    __register_atfork(nullptr, nullptr, wipe_fork_word, nullptr);
+    return &g_fork_word;
+  }
+  auto* word = static_cast<volatile uint32_t*>(page);
+  *word = 1;
+  return word;
 }
 
 }  // namespace softmig::sys

@@ -16,7 +16,7 @@ constexpr int kThreadsField = 17, kStartField = 19;  // counted from the state, 
 
 std::string_view next_field(std::string_view* rest) {
   const size_t blank = rest->find(' ');
-  const std::string_view field = rest->substr(0, blank);
+  const std::string_view field = base::head(*rest, blank);
   rest->remove_prefix(blank == std::string_view::npos ? rest->size() : blank + 1);
   return field;
 }
@@ -53,7 +53,7 @@ uint64_t inode_of(const char* path) {
 bool parse_process_stat(std::string_view line, ProcessState* state) {
   const size_t name_end = line.rfind(')');
   if (name_end == std::string_view::npos || name_end + 2 >= line.size()) return false;
-  std::string_view rest = line.substr(name_end + 2);
+  std::string_view rest = base::tail(line, name_end + 2);
   const std::string_view letter = next_field(&rest);
   uint64_t threads = 0, start = 0;
   for (int field = 1; field <= kStartField; field++) {

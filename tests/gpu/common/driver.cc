@@ -128,8 +128,8 @@ bool parse_lookup(std::string_view text, Lookup* lookup) {
 }
 
 std::string lookup_name(const Lookup& lookup) {
-  const std::string arguments =
-      ":" + std::to_string(lookup.version) + ":" + std::to_string(lookup.flags);
+  std::string arguments(1, ':');
+  arguments += std::to_string(lookup.version) + ':' + std::to_string(lookup.flags);
   switch (lookup.door) {
     case Door::kLink: return "link";
     case Door::kHandle: return "handle";

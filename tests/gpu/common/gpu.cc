@@ -57,31 +57,23 @@ std::string error_name(const Driver& driver, CUresult code) {
 
 Line::Line(std::string_view what) : text_("{\"what\":" + quoted(what)) {}
 
-Line& Line::add(std::string_view key, std::string_view value) {
-  text_ += "," + quoted(key) + ":" + quoted(value);
+Line& Line::put(std::string_view key, std::string_view value) {
+  text_ += ',';
+  text_ += quoted(key);
+  text_ += ':';
+  text_ += value;
   return *this;
 }
 
-Line& Line::add(std::string_view key, bool value) {
-  text_ += "," + quoted(key) + (value ? ":true" : ":false");
-  return *this;
-}
+Line& Line::add(std::string_view key, std::string_view value) { return put(key, quoted(value)); }
+Line& Line::add(std::string_view key, bool value) { return put(key, value ? "true" : "false"); }
+Line& Line::add(std::string_view key, int64_t value) { return put(key, std::to_string(value)); }
+Line& Line::add(std::string_view key, uint64_t value) { return put(key, std::to_string(value)); }
 
 Line& Line::add(std::string_view key, double value) {
   char digits[32];
-  std::snprintf(digits, sizeof digits, "%.6g", value);
-  text_ += "," + quoted(key) + ":" + digits;
-  return *this;
-}
-
-Line& Line::add(std::string_view key, int64_t value) {
-  text_ += "," + quoted(key) + ":" + std::to_string(value);
-  return *this;
-}
-
-Line& Line::add(std::string_view key, uint64_t value) {
-  text_ += "," + quoted(key) + ":" + std::to_string(value);
-  return *this;
+  std::snprintf(digits, sizeof digits, "%.15g", value);
+  return put(key, digits);
 }
 
 void Line::print() const {

@@ -37,6 +37,7 @@ class Line {
   void print() const;
 
  private:
+  Line& put(std::string_view key, std::string_view value);
   std::string text_;
 };
 

@@ -70,7 +70,7 @@ void totals(Checks::Report& report) {
   report.result(d.cuDeviceTotalMem_v2(&total, 0), CUDA_SUCCESS, "cuDeviceTotalMem");
   report.equal(total, limit, "cuDeviceTotalMem");
   report.equal(s.total_bytes(), limit, "total of cuMemGetInfo");
-  report.note("context_bytes", static_cast<double>(limit - s.free_bytes()));
+  report.note("context_bytes", static_cast<double>(limit) - static_cast<double>(s.free_bytes()));
 }
 
 void free_is_true(Checks::Report& report) {
@@ -244,6 +244,21 @@ void utilisation_lists(Checks::Report& report) {
   }
 }
 
+// Helper of the runner: the devices of a node as NVML counts them.
+void uuids(Checks::Report& report) {
+  Nvml nvml;
+  unsigned int count = 0;
+  if (!report.expect(nvml.open(), "no NVML")) return;
+  nvml.nvmlDeviceGetCount_v2(&count);
+  for (unsigned int i = 0; i < count; ++i) {
+    nvmlDevice_t device = nullptr;
+    char uuid[NVML_DEVICE_UUID_V2_BUFFER_SIZE] = {};
+    nvml.nvmlDeviceGetHandleByIndex_v2(i, &device);
+    nvml.nvmlDeviceGetUUID(device, uuid, sizeof uuid);
+    Line("device").add("uuid", uuid).print();
+  }
+}
+
 // Every device by its UUID, whatever CUDA_VISIBLE_DEVICES makes of the order, in CUDA and NVML.
 void per_device(Checks::Report& report) {
   const char* text = getenv("TEST_LIMITS");
@@ -341,5 +356,6 @@ int main(int argc, char** argv) {
   checks.add("utilisation_lists", utilisation_lists);
   checks.add("per_device", per_device);
   checks.add("live_limit", live_limit);
+  checks.add_hidden("_uuids", uuids);
   return checks.run(argc, argv);
 }

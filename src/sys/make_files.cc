@@ -1,0 +1,39 @@
+#include "sys/make_files.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+namespace softmig::sys {
+namespace {
+
+int open_with(const char* path, int flags, uint32_t mode) {
+  constexpr int kAlways = O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC;
+  return static_cast<int>(syscall(SYS_openat, AT_FDCWD, path, flags | kAlways, mode));
+}
+
+int error_of(long result) { return result == 0 ? 0 : errno; }
+
+}  // namespace
+
+int create_file(const char* path, uint32_t mode) { return open_with(path, O_CREAT | O_EXCL, mode); }
+int open_to_write(const char* path) { return open_with(path, 0, 0); }
+
+int make_sparse(int fd, size_t bytes, size_t reserved) {
+  if (syscall(SYS_ftruncate, fd, bytes) != 0) return errno;
+  const int error = error_of(syscall(SYS_fallocate, fd, 0, 0L, reserved));
+  return error == EOPNOTSUPP || error == ENOSYS ? 0 : error;
+}
+
+int change_owner(int fd, uint32_t uid, uint32_t gid) {
+  return error_of(syscall(SYS_fchown, fd, uid, gid));
+}
+
+int link_file(const char* from, const char* to) {
+  return error_of(syscall(SYS_linkat, AT_FDCWD, from, AT_FDCWD, to, 0));
+}
+
+int remove_file(const char* path) { return error_of(syscall(SYS_unlinkat, AT_FDCWD, path, 0)); }
+
+}  // namespace softmig::sys
