@@ -43,6 +43,7 @@ struct Activity {
 struct Usage {
   std::atomic<uint64_t> listed;    // bytes that the process list shows
   std::atomic<uint64_t> unlisted;  // bytes taken from the device beside that
+  std::atomic<uint32_t> attached;  // the process has initialised the driver on this device
   std::atomic<uint32_t> contexts;
   std::atomic<uint64_t> listed_high;
   Activity activity;

@@ -1,6 +1,6 @@
 // Which job is this, and what are its limits: identity + config file or environment, as one value.
 // Called from inside any process, root's and setuid ones included: opens nothing that a user could
-// have planted, never blocks, never allocates.
+// have planted, never blocks, never allocates, keeps errno.
 #pragma once
 
 #include <cstdint>
@@ -27,11 +27,14 @@ struct Identity {
 
 struct Config {
   Source source = Source::kNone;
+  // With Source::kUid job_id is a job of this uid: the one that SLURM_JOB_ID names if it is his, else
+  // the first of those that were found.
   Identity identity;
   policy::Settings settings;
-  char path[512] = {};      // the file that was read, for messages
+  char path[512] = {};      // the file that was read, for messages; empty if none was
   char error[512] = {};     // what is wrong with it: file, line, key, text
-  // What changed-or-not is judged by: device, inode, size, mtime and ctime of the file.
+  // What changed-or-not is judged by: device, inode, size, mtime and ctime of the file; with kUid and
+  // kClosed the directory counts as well. All zero: there is no file.
   uint64_t stamp[6] = {};
 };
 
@@ -40,10 +43,17 @@ struct Places {
   const char* run_dir = "/var/run/softmig";
   const char* proc = "/proc";
   const char* log_dir = "/var/log/softmig";
+  uint32_t trusted_uid = 0;  // owner of run_dir and of what is in it
 };
+
+inline constexpr uint64_t kMaxConfigBytes = 64 * 1024;
 
 Identity identify(const Places& places);
 // Fills *config from scratch. Always succeeds: trouble is Source::kClosed with a text in error.
+//
+// Files in run_dir, the first that exists: {jobid}.conf; {jobid}_{arrayid}.conf; and where the array
+// variables name none, any {jobid}_*.conf, so that a forged variable changes nothing. Where
+// SOFTMIG_LOG_LEVEL and SOFTMIG_LOG_FILE are not in the file, the environment's count.
 void load_config(const Places& places, Config* config);
 // True if the file behind *config is no longer what was read (one stat). The caller then calls
 // reload_config, at most once a second.

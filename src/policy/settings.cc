@@ -213,7 +213,7 @@ const ConfigKey* find_key(std::string_view key) {
 ParseStatus parse_value(std::string_view key, std::string_view value, Settings* settings) {
   const Match match = match_key(key);
   if (match.row < 0) return ParseStatus::kUnknownKey;
-  if (match.has_device && match.device >= kMaxLimitedDevices) return ParseStatus::kBadValue;
+  if (match.has_device && match.device >= kMaxLimitedDevices) return ParseStatus::kBadDevice;
   const int device = match.has_device ? static_cast<int>(match.device) : -1;
   return kSetters[match.row](trim_blanks(value), device, settings) ? ParseStatus::kOk
                                                                    : ParseStatus::kBadValue;

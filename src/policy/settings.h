@@ -47,6 +47,7 @@ struct Settings {
   uint64_t context_cost = 0;   // bytes per context, 0: calibrated or default
   uint32_t slot_mask_lo = 0;   // SOFTMIG_SLOTS=0,2/4 : bits of the owned slots ...
   uint32_t slot_count = 0;     // ... of so many; 0: no slots
+  bool operator==(const Settings&) const = default;
   bool limits_anything() const { return memory.any() || sm.any(kFullShare); }
 };
 
@@ -67,7 +68,8 @@ std::span<const ConfigKey> config_keys();
 // The row of a key, of its "_n" forms as well; null if the key is not known.
 const ConfigKey* find_key(std::string_view key);
 
-enum class ParseStatus { kOk, kUnknownKey, kBadValue, kBadSyntax };
+// kBadDevice: the n of "_n" is not below kMaxLimitedDevices.
+enum class ParseStatus { kOk, kUnknownKey, kBadValue, kBadSyntax, kBadDevice };
 
 // Parses one "KEY=VALUE" line (comments (#), blank lines, blanks around key and value, CRLF, and a
 // trailing newline are fine). On error *settings is unchanged.

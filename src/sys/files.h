@@ -74,6 +74,7 @@ class DirectoryReader {
   explicit DirectoryReader(int fd) : fd_(fd) {}
   // Null at the end or on an error. Valid until the next call.
   const char* next();
+  bool failed() const { return size_ < 0; }
 
  private:
   int fd_;

@@ -29,7 +29,9 @@ from harness.witness import Witness  # noqa: E402
 
 
 def arguments():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--build", required=True, help="build folder")
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--real", action="store_true", help="run on the card")
@@ -37,8 +39,14 @@ def arguments():
     parser.add_argument("--sim-version", default="13.0", help="export set of the simulated driver")
     parser.add_argument("--user", help="run the programs as this user (needs root)")
     parser.add_argument("--quick", action="store_true", help="fewer sizes and repetitions")
-    parser.add_argument("--no-preload", action="store_true", help="without the library: shows that the tests can fail")
-    parser.add_argument("--context-cost", type=int, metavar="BYTES", help="SOFTMIG_CONTEXT_COST of the slices")
+    parser.add_argument(
+        "--no-preload",
+        action="store_true",
+        help="without the library: shows that the tests can fail",
+    )
+    parser.add_argument(
+        "--context-cost", type=int, metavar="BYTES", help="SOFTMIG_CONTEXT_COST of the slices"
+    )
     parser.add_argument("--group", action="append", help="only these groups")
     parser.add_argument("--only", metavar="REGEX", help="only cases whose name matches")
     parser.add_argument("--list", action="store_true", help="name the cases and stop")
@@ -63,9 +71,15 @@ def summary(record):
     lines = record.get("lines", [])
     granted = [line["granted"] for line in lines if "granted" in line]
     if granted:
-        words.append(f"granted {min(granted) / MIB:.0f}" + (f"-{max(granted) / MIB:.0f}" if min(granted) != max(granted) else "") + " MiB")
+        words.append(
+            f"granted {min(granted) / MIB:.0f}"
+            + (f"-{max(granted) / MIB:.0f}" if min(granted) != max(granted) else "")
+            + " MiB"
+        )
     if record.get("seen", {}).get("samples"):
-        words.append(f"seen {max(record['seen']['processes'], record['seen']['device']) / MIB:.0f} MiB")
+        words.append(
+            f"seen {max(record['seen']['processes'], record['seen']['device']) / MIB:.0f} MiB"
+        )
     slowest = [line["slowest_ms"] for line in lines if "slowest_ms" in line]
     if slowest:
         words.append(f"slowest {max(slowest):.2f} ms")

@@ -40,30 +40,39 @@ void* ask_proc(const Name& name, const Lookup& lookup) {
   void* found = nullptr;
   if (lookup.door == Door::kProc) {
     auto proc = reinterpret_cast<ProcV1>(dlsym(libcuda(), "cuGetProcAddress"));
-    if (proc == nullptr || proc(name.base, &found, version, lookup.flags) != CUDA_SUCCESS) return nullptr;
+    if (proc == nullptr || proc(name.base, &found, version, lookup.flags) != CUDA_SUCCESS)
+      return nullptr;
     return found;
   }
   auto proc = reinterpret_cast<ProcV2>(dlsym(libcuda(), "cuGetProcAddress_v2"));
   CUdriverProcAddressQueryResult status{};
   if (proc != nullptr && lookup.door == Door::kProcNested) {
     void* nested = nullptr;
-    if (proc("cuGetProcAddress", &nested, lookup.version, lookup.flags, &status) != CUDA_SUCCESS) return nullptr;
+    if (proc("cuGetProcAddress", &nested, lookup.version, lookup.flags, &status) != CUDA_SUCCESS)
+      return nullptr;
     proc = reinterpret_cast<ProcV2>(nested);
   }
-  if (proc == nullptr || proc(name.base, &found, version, lookup.flags, &status) != CUDA_SUCCESS) return nullptr;
+  if (proc == nullptr || proc(name.base, &found, version, lookup.flags, &status) != CUDA_SUCCESS)
+    return nullptr;
   return found;
 }
 
 void* find(const Name& name, void* linked, const Lookup& lookup) {
   switch (lookup.door) {
-    case Door::kLink: return linked;
-    case Door::kHandle: return dlsym(libcuda(), name.symbol);
-    case Door::kDefault: return dlsym(RTLD_DEFAULT, name.symbol);
-    case Door::kNext: return dlsym(RTLD_NEXT, name.symbol);
-    case Door::kVersioned: return dlvsym(libcuda(), name.symbol, "ANY_VERSION");
+    case Door::kLink:
+      return linked;
+    case Door::kHandle:
+      return dlsym(libcuda(), name.symbol);
+    case Door::kDefault:
+      return dlsym(RTLD_DEFAULT, name.symbol);
+    case Door::kNext:
+      return dlsym(RTLD_NEXT, name.symbol);
+    case Door::kVersioned:
+      return dlvsym(libcuda(), name.symbol, "ANY_VERSION");
     case Door::kProc:
     case Door::kProcV2:
-    case Door::kProcNested: return ask_proc(name, lookup);
+    case Door::kProcNested:
+      return ask_proc(name, lookup);
   }
   return nullptr;
 }
@@ -74,7 +83,8 @@ void* find(const Name& name, void* linked, const Lookup& lookup) {
 // Weak, so that one binary runs on drivers that lack some of them.
 #ifdef SOFTMIG_LINKED
 extern "C" {
-#define SM_DRIVER(base, symbol, since, until) extern decltype(::symbol) symbol __attribute__((weak));
+#define SM_DRIVER(base, symbol, since, until) \
+  extern decltype(::symbol) symbol __attribute__((weak));
 #include "common/driver_functions.def"
 #undef SM_DRIVER
 }
@@ -90,13 +100,20 @@ bool load_driver(const Lookup& lookup, Driver* driver, std::string* error) {
     *error = dlerror();
     return false;
   }
-#define SM_DRIVER(base, symbol, since, until)          \
+#define SM_DRIVER(base, symbol, since, until)             \
   driver->symbol = reinterpret_cast<decltype(&::symbol)>( \
       find({#base, #symbol, since, until}, SM_LINKED(symbol), lookup));
 #include "common/driver_functions.def"
 #undef SM_DRIVER
   if (driver->cuInit == nullptr) *error = "cuInit not found by " + lookup_name(lookup);
   return driver->cuInit != nullptr;
+}
+
+void load_from(void* handle, Driver* driver) {
+#define SM_DRIVER(base, symbol, since, until) \
+  driver->symbol = reinterpret_cast<decltype(&::symbol)>(dlsym(handle, #symbol));
+#include "common/driver_functions.def"
+#undef SM_DRIVER
 }
 
 bool parse_lookup(std::string_view text, Lookup* lookup) {
@@ -118,10 +135,14 @@ bool parse_lookup(std::string_view text, Lookup* lookup) {
   const size_t second = text.rfind(':');
   if (first == std::string_view::npos || second == first) return false;
   const std::string_view door = text.substr(0, first);
-  if (door == "proc1") lookup->door = Door::kProc;
-  else if (door == "proc2") lookup->door = Door::kProcV2;
-  else if (door == "nested") lookup->door = Door::kProcNested;
-  else return false;
+  if (door == "proc1")
+    lookup->door = Door::kProc;
+  else if (door == "proc2")
+    lookup->door = Door::kProcV2;
+  else if (door == "nested")
+    lookup->door = Door::kProcNested;
+  else
+    return false;
   std::from_chars(text.data() + first + 1, text.data() + second, lookup->version);
   std::from_chars(text.data() + second + 1, text.data() + text.size(), lookup->flags);
   return lookup->version >= 2000;
@@ -131,14 +152,22 @@ std::string lookup_name(const Lookup& lookup) {
   std::string arguments(1, ':');
   arguments += std::to_string(lookup.version) + ':' + std::to_string(lookup.flags);
   switch (lookup.door) {
-    case Door::kLink: return "link";
-    case Door::kHandle: return "handle";
-    case Door::kDefault: return "default";
-    case Door::kNext: return "next";
-    case Door::kVersioned: return "dlvsym";
-    case Door::kProc: return "proc1" + arguments;
-    case Door::kProcV2: return "proc2" + arguments;
-    case Door::kProcNested: return "nested" + arguments;
+    case Door::kLink:
+      return "link";
+    case Door::kHandle:
+      return "handle";
+    case Door::kDefault:
+      return "default";
+    case Door::kNext:
+      return "next";
+    case Door::kVersioned:
+      return "dlvsym";
+    case Door::kProc:
+      return "proc1" + arguments;
+    case Door::kProcV2:
+      return "proc2" + arguments;
+    case Door::kProcNested:
+      return "nested" + arguments;
   }
   return "?";
 }
@@ -148,7 +177,8 @@ std::vector<Lookup> all_lookups() {
 #ifdef SOFTMIG_LINKED
   all.push_back({Door::kLink, 0, 0});
 #endif
-  for (Door door : {Door::kHandle, Door::kDefault, Door::kNext, Door::kVersioned}) all.push_back({door, 0, 0});
+  for (Door door : {Door::kHandle, Door::kDefault, Door::kNext, Door::kVersioned})
+    all.push_back({door, 0, 0});
   for (int version : kVersions) {
     for (uint64_t flags : {0, 1, 2}) {
       all.push_back({Door::kProc, version, flags});

@@ -34,7 +34,8 @@ struct Lookup {
   uint64_t flags = 0;  // 0 default, 1 legacy stream, 2 per-thread default stream
 };
 
-// "link", "handle", "default", "next", "dlvsym", "proc1:12000:1", "proc2:13000:2", "nested:12040:0".
+// "link", "handle", "default", "next", "dlvsym", "proc1:12000:1", "proc2:13000:2",
+// "nested:12040:0".
 bool parse_lookup(std::string_view text, Lookup* lookup);
 std::string lookup_name(const Lookup& lookup);
 
@@ -44,5 +45,7 @@ std::vector<Lookup> all_lookups();
 // Fills *driver. A function that this driver (or CUDA version) does not have stays null. Returns
 // false, with a text, only if the door itself is closed: no libcuda, or not even cuInit found.
 bool load_driver(const Lookup& lookup, Driver* driver, std::string* error);
+// Fills *driver by dlsym on a handle of the caller's own.
+void load_from(void* handle, Driver* driver);
 
 }  // namespace softmig::gpu_test

@@ -49,7 +49,8 @@ uint64_t parse_size(std::string_view text) {
 
 std::string error_name(const Driver& driver, CUresult code) {
   const char* name = nullptr;
-  if (driver.cuGetErrorName == nullptr || driver.cuGetErrorName(code, &name) != CUDA_SUCCESS || name == nullptr) {
+  if (driver.cuGetErrorName == nullptr || driver.cuGetErrorName(code, &name) != CUDA_SUCCESS ||
+      name == nullptr) {
     return "error " + std::to_string(static_cast<int>(code));
   }
   return name;
@@ -101,6 +102,11 @@ uint64_t Session::free_bytes() const {
 uint64_t Session::total_bytes() const {
   size_t free = 0, total = 0;
   return driver.cuMemGetInfo_v2(&free, &total) == CUDA_SUCCESS ? total : 0;
+}
+
+uint64_t takable(uint64_t free) {
+  constexpr uint64_t kPage = 2 * kMiB, kMostOfASlice = 7 * kGiB;
+  return free <= kMostOfASlice ? free / kPage * kPage : 0;
 }
 
 bool Checks::Report::expect(bool good, std::string_view what) {
@@ -157,8 +163,14 @@ int Checks::run_all(const char* program) const {
     }
     int status = 0;
     waitpid(pid, &status, 0);
-    const bool good = WIFEXITED(status) && (WEXITSTATUS(status) == 0 || WEXITSTATUS(status) == kExitSkipped);
-    if (WIFSIGNALED(status)) Line("check").add("name", check.name).add("ok", false).add("signal", WTERMSIG(status)).print();
+    const bool good =
+        WIFEXITED(status) && (WEXITSTATUS(status) == 0 || WEXITSTATUS(status) == kExitSkipped);
+    if (WIFSIGNALED(status))
+      Line("check")
+          .add("name", check.name)
+          .add("ok", false)
+          .add("signal", WTERMSIG(status))
+          .print();
     failed += !good;
   }
   return failed == 0 ? 0 : 1;

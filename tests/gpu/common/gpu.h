@@ -55,8 +55,13 @@ struct Session {
   uint64_t total_bytes() const;
 };
 
+// Of `free` bytes the part that one request can take: whole pages of 2 MiB. 0 if there is so much
+// that no limit can be in force: a test then must not take it all.
+uint64_t takable(uint64_t free);
+
 // Named checks: `program NAME` runs one, `program --list` names them, `program` runs all, each in a
-// process of its own. A check prints one line of JSON, with the first thing that was not as expected.
+// process of its own. A check prints one line of JSON, with the first thing that was not as
+// expected.
 class Checks {
  public:
   enum class Outcome { kPassed, kFailed, kSkipped };
@@ -80,9 +85,13 @@ class Checks {
   };
 
   using Body = std::function<void(Report&)>;
-  void add(std::string_view name, Body body) { list_.push_back({std::string(name), std::move(body), false}); }
+  void add(std::string_view name, Body body) {
+    list_.push_back({std::string(name), std::move(body), false});
+  }
   // Runs only when asked for by name: the second program of another check.
-  void add_hidden(std::string_view name, Body body) { list_.push_back({std::string(name), std::move(body), true}); }
+  void add_hidden(std::string_view name, Body body) {
+    list_.push_back({std::string(name), std::move(body), true});
+  }
   int run(int argc, char** argv) const;
 
  private:

@@ -3,26 +3,26 @@
 
 #include "abi/nvml.h"
 
-#define SM_NVML_FUNCTIONS(X)                     \
-  X(nvmlInit_v2)                                 \
-  X(nvmlShutdown)                                \
-  X(nvmlDeviceGetCount_v2)                       \
-  X(nvmlDeviceGetHandleByIndex_v2)               \
-  X(nvmlDeviceGetHandleByUUID)                   \
-  X(nvmlDeviceGetUUID)                           \
-  X(nvmlDeviceGetMemoryInfo)                     \
-  X(nvmlDeviceGetMemoryInfo_v2)                  \
-  X(nvmlDeviceGetComputeRunningProcesses)        \
-  X(nvmlDeviceGetComputeRunningProcesses_v2)     \
-  X(nvmlDeviceGetComputeRunningProcesses_v3)     \
-  X(nvmlDeviceGetGraphicsRunningProcesses)       \
-  X(nvmlDeviceGetGraphicsRunningProcesses_v2)    \
-  X(nvmlDeviceGetGraphicsRunningProcesses_v3)    \
-  X(nvmlDeviceGetMPSComputeRunningProcesses)     \
-  X(nvmlDeviceGetMPSComputeRunningProcesses_v2)  \
-  X(nvmlDeviceGetMPSComputeRunningProcesses_v3)  \
-  X(nvmlDeviceGetRunningProcessDetailList)       \
-  X(nvmlDeviceGetProcessUtilization)             \
+#define SM_NVML_FUNCTIONS(X)                    \
+  X(nvmlInit_v2)                                \
+  X(nvmlShutdown)                               \
+  X(nvmlDeviceGetCount_v2)                      \
+  X(nvmlDeviceGetHandleByIndex_v2)              \
+  X(nvmlDeviceGetHandleByUUID)                  \
+  X(nvmlDeviceGetUUID)                          \
+  X(nvmlDeviceGetMemoryInfo)                    \
+  X(nvmlDeviceGetMemoryInfo_v2)                 \
+  X(nvmlDeviceGetComputeRunningProcesses)       \
+  X(nvmlDeviceGetComputeRunningProcesses_v2)    \
+  X(nvmlDeviceGetComputeRunningProcesses_v3)    \
+  X(nvmlDeviceGetGraphicsRunningProcesses)      \
+  X(nvmlDeviceGetGraphicsRunningProcesses_v2)   \
+  X(nvmlDeviceGetGraphicsRunningProcesses_v3)   \
+  X(nvmlDeviceGetMPSComputeRunningProcesses)    \
+  X(nvmlDeviceGetMPSComputeRunningProcesses_v2) \
+  X(nvmlDeviceGetMPSComputeRunningProcesses_v3) \
+  X(nvmlDeviceGetRunningProcessDetailList)      \
+  X(nvmlDeviceGetProcessUtilization)            \
   X(nvmlDeviceGetProcessesUtilizationInfo)
 
 namespace softmig::gpu_test {

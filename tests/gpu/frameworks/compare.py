@@ -11,7 +11,13 @@ import statistics
 import subprocess
 import sys
 
-OURS = ("LD_PRELOAD", "CUDA_DEVICE_MEMORY_LIMIT", "SOFTMIG_REGION", "SOFTMIG_LOG_FILE", "SOFTMIG_CONTEXT_COST")
+OURS = (
+    "LD_PRELOAD",
+    "CUDA_DEVICE_MEMORY_LIMIT",
+    "SOFTMIG_REGION",
+    "SOFTMIG_LOG_FILE",
+    "SOFTMIG_CONTEXT_COST",
+)
 
 
 def run(command, env):
@@ -25,7 +31,7 @@ def run(command, env):
 
 def main():
     rounds, percent = int(sys.argv[1]), float(sys.argv[2])
-    command = [sys.executable] + sys.argv[sys.argv.index("--") + 1:]
+    command = [sys.executable] + sys.argv[sys.argv.index("--") + 1 :]
     sliced = dict(os.environ)
     native = {k: v for k, v in sliced.items() if k not in OURS}
     times = {"native": [], "slice": [], "control": []}
@@ -43,10 +49,21 @@ def main():
         texts.append(f"results differ: {sorted(checksums)}")
     if added > percent + abs(control):
         texts.append(f"{added:.2f} % slower, the control differs by {control:.2f} %")
-    print(json.dumps({"what": "compare", "native_ms": medians["native"], "slice_ms": medians["slice"],
-                      "control_ms": medians["control"], "added_percent": round(added, 3),
-                      "control_percent": round(control, 3), "checksum": sorted(checksums)[0],
-                      "ok": not texts, **({"text": "; ".join(texts)} if texts else {})}))
+    print(
+        json.dumps(
+            {
+                "what": "compare",
+                "native_ms": medians["native"],
+                "slice_ms": medians["slice"],
+                "control_ms": medians["control"],
+                "added_percent": round(added, 3),
+                "control_percent": round(control, 3),
+                "checksum": sorted(checksums)[0],
+                "ok": not texts,
+                **({"text": "; ".join(texts)} if texts else {}),
+            }
+        )
+    )
     return 1 if texts else 0
 
 

@@ -9,7 +9,9 @@ PIECE = 64 << 20
 
 
 def main():
-    value = float((cupy.ones((2048, 2048), cupy.float32) @ cupy.ones((2048, 2048), cupy.float32)).sum())
+    value = float(
+        (cupy.ones((2048, 2048), cupy.float32) @ cupy.ones((2048, 2048), cupy.float32)).sum()
+    )
     free, total = cupy.cuda.runtime.memGetInfo()
     held, refused = [], False
     while len(held) * PIECE < total + (3 << 30):
@@ -18,8 +20,20 @@ def main():
         except cupy.cuda.memory.OutOfMemoryError:
             refused = True
             break
-    print(json.dumps({"what": "cupy", "value": value, "granted": len(held) * PIECE, "free": free, "total": total,
-                      "refused": refused, "ok": refused and value == 2048.0 ** 3 and len(held) > 0}), flush=True)
+    print(
+        json.dumps(
+            {
+                "what": "cupy",
+                "value": value,
+                "granted": len(held) * PIECE,
+                "free": free,
+                "total": total,
+                "refused": refused,
+                "ok": refused and value == 2048.0**3 and len(held) > 0,
+            }
+        ),
+        flush=True,
+    )
     sys.stdin.readline()
 
 

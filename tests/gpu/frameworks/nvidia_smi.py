@@ -1,4 +1,4 @@
-"""nvidia_smi.py HOLDER: the real nvidia-smi inside a slice of 4096 MiB, beside a holder of memory."""
+"""nvidia_smi.py HOLDER: the real nvidia-smi in a slice of 4096 MiB, beside a holder of memory."""
 
 import json
 import os
@@ -9,14 +9,20 @@ import time
 
 
 def smi(*arguments):
-    return subprocess.run(["nvidia-smi", *arguments], capture_output=True, text=True, check=False).stdout
+    return subprocess.run(
+        ["nvidia-smi", *arguments], capture_output=True, text=True, check=False
+    ).stdout
 
 
 def main():
-    holder = subprocess.Popen([sys.argv[1], "alloc", "64M", "handle", "--hold", "30000"], stdout=subprocess.DEVNULL)
+    holder = subprocess.Popen(
+        [sys.argv[1], "alloc", "64M", "handle", "--hold", "30000"], stdout=subprocess.DEVNULL
+    )
     time.sleep(4)
     plain = smi()
-    memory = smi("--query-gpu=memory.total,memory.used,memory.free", "--format=csv,noheader,nounits").split("\n")[0]
+    memory = smi(
+        "--query-gpu=memory.total,memory.used,memory.free", "--format=csv,noheader,nounits"
+    ).split("\n")[0]
     apps = smi("--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits").split("\n")
     holder.kill()
     holder.wait()
@@ -35,8 +41,18 @@ def main():
         if found != {holder.pid}:
             wrong.append(f"{name} lists {sorted(found)}, the job is {holder.pid}")
     foreign = os.environ.get("TEST_FOREIGN_PID")
-    print(json.dumps({"what": "nvidia_smi", "line": shown.group(0) if shown else "", "memory": memory,
-                      "foreign": foreign, "ok": not wrong, "text": "; ".join(wrong)}))
+    print(
+        json.dumps(
+            {
+                "what": "nvidia_smi",
+                "line": shown.group(0) if shown else "",
+                "memory": memory,
+                "foreign": foreign,
+                "ok": not wrong,
+                "text": "; ".join(wrong),
+            }
+        )
+    )
     return 1 if wrong else 0
 
 

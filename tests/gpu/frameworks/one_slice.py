@@ -9,13 +9,20 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 
 
 def start(script, **variables):
-    return subprocess.Popen([sys.executable, os.path.join(HERE, script)], env={**os.environ, **variables},
-                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, os.path.join(HERE, script)],
+        env={**os.environ, **variables},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
 
 
 def main():
-    programs = [start("jax_program.py", XLA_PYTHON_CLIENT_PREALLOCATE="false"),
-                start("jax_program.py", XLA_PYTHON_CLIENT_MEM_FRACTION="0.2")]
+    programs = [
+        start("jax_program.py", XLA_PYTHON_CLIENT_PREALLOCATE="false"),
+        start("jax_program.py", XLA_PYTHON_CLIENT_MEM_FRACTION="0.2"),
+    ]
     lines = [program.stdout.readline() for program in programs]
     programs.append(start("cupy_program.py"))
     lines.append(programs[-1].stdout.readline())
@@ -26,7 +33,11 @@ def main():
     print("".join(lines), end="")
     good = [bool(line) and json.loads(line)["ok"] for line in lines]
     ok = all(good) and all(alive)
-    print(json.dumps({"what": "one_slice", "ok": ok, "text": "" if ok else f"good {good}, alive {alive}"}))
+    print(
+        json.dumps(
+            {"what": "one_slice", "ok": ok, "text": "" if ok else f"good {good}, alive {alive}"}
+        )
+    )
     return 0 if ok else 1
 
 

@@ -46,8 +46,19 @@ def main():
     second, _ = fill()
     if len(second) < granted:
         wrong.append(f"the second time only {len(second)} of {granted} tensors")
-    print(json.dumps({"what": "torch_memory", "granted": granted * PIECE, "total": total, "free": free,
-                      "error": (text or "")[:300], "ok": not wrong, **({"text": "; ".join(wrong)} if wrong else {})}))
+    print(
+        json.dumps(
+            {
+                "what": "torch_memory",
+                "granted": granted * PIECE,
+                "total": total,
+                "free": free,
+                "error": (text or "")[:300],
+                "ok": not wrong,
+                **({"text": "; ".join(wrong)} if wrong else {}),
+            }
+        )
+    )
     return 1 if wrong else 0
 
 

@@ -23,7 +23,9 @@ class Transformer(nn.Module):
     def __init__(self, words=8192, width=512, layers=6):
         super().__init__()
         self.embed = nn.Embedding(words, width)
-        layer = nn.TransformerEncoderLayer(width, 8, 4 * width, dropout=0.0, batch_first=True, norm_first=True)
+        layer = nn.TransformerEncoderLayer(
+            width, 8, 4 * width, dropout=0.0, batch_first=True, norm_first=True
+        )
         self.body = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
         self.head = nn.Linear(width, words)
 
@@ -73,12 +75,18 @@ def main():
     loss_of = nn.CrossEntropyLoss()
     warm_up = 10
     samples = Samples(options.model, BATCH * (options.steps + warm_up))
-    loader = torch.utils.data.DataLoader(samples, batch_size=BATCH, num_workers=options.workers, pin_memory=options.workers > 0)
-    batches = loader if options.workers else [tuple(t.to(device) for t in batch) for batch in loader]
+    loader = torch.utils.data.DataLoader(
+        samples, batch_size=BATCH, num_workers=options.workers, pin_memory=options.workers > 0
+    )
+    batches = (
+        loader if options.workers else [tuple(t.to(device) for t in batch) for batch in loader]
+    )
     times, losses = [], []
     for inputs, targets in batches:
         start = time.perf_counter()
-        inputs, targets = inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True)
+        inputs, targets = inputs.to(device, non_blocking=True), targets.to(
+            device, non_blocking=True
+        )
         optimizer.zero_grad(set_to_none=True)
         output = model(inputs)
         loss = loss_of(output.flatten(0, -2), targets.flatten())
@@ -90,9 +98,19 @@ def main():
     digest = hashlib.sha256()
     for tensor in [torch.stack(losses)] + list(model.parameters()):
         digest.update(tensor.detach().float().cpu().numpy().tobytes())
-    print(json.dumps({"what": "torch_step", "model": options.model, "checksum": digest.hexdigest()[:16],
-                      "loss": float(losses[-1]), "step_ms": statistics.median(times[warm_up:]) * 1e3,
-                      "allocated_mib": torch.cuda.max_memory_allocated() / 2**20, "ok": True}))
+    print(
+        json.dumps(
+            {
+                "what": "torch_step",
+                "model": options.model,
+                "checksum": digest.hexdigest()[:16],
+                "loss": float(losses[-1]),
+                "step_ms": statistics.median(times[warm_up:]) * 1e3,
+                "allocated_mib": torch.cuda.max_memory_allocated() / 2**20,
+                "ok": True,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

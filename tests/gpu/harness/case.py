@@ -24,8 +24,20 @@ class Case:
     real_only  needs the card
     """
 
-    def __init__(self, name, arguments, limit, timeout=60, variables=None, witness="limit",
-                 judge=None, before=None, sim=None, real_only=False, root_only=False):
+    def __init__(
+        self,
+        name,
+        arguments,
+        limit,
+        timeout=60,
+        variables=None,
+        witness="limit",
+        judge=None,
+        before=None,
+        sim=None,
+        real_only=False,
+        root_only=False,
+    ):
         self.name = name
         self.arguments = arguments
         self.limit = limit
@@ -92,8 +104,10 @@ def run_case(case, place, witness):
     process = place.start(case.command(place), env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     witness.follow(process.pid)
     output = {}
-    readers = [threading.Thread(target=lambda k=k, f=f: output.update({k: f.read()}))
-               for k, f in (("out", process.stdout), ("err", process.stderr))]
+    readers = [
+        threading.Thread(target=lambda k=k, f=f: output.update({k: f.read()}))
+        for k, f in (("out", process.stdout), ("err", process.stderr))
+    ]
     for reader in readers:
         reader.start()
     try:
@@ -108,9 +122,13 @@ def run_case(case, place, witness):
     if clean_up:
         clean_up()
     lines = json_lines(output.get("out", b"").decode(errors="replace"))
-    record.update(seconds=round(time.monotonic() - start, 3), status=status, lines=lines,
-                  seen={k: seen[k] for k in ("processes", "listed", "device", "samples")},
-                  stderr=output.get("err", b"").decode(errors="replace")[-2000:])
+    record.update(
+        seconds=round(time.monotonic() - start, 3),
+        status=status,
+        lines=lines,
+        seen={k: seen[k] for k in ("processes", "listed", "device", "samples")},
+        stderr=output.get("err", b"").decode(errors="replace")[-2000:],
+    )
     text = verdict(case, place, status, lines, seen)
     if status == SKIPPED and text is None:
         return {**record, "outcome": "skipped", "text": reason(lines)}
@@ -141,6 +159,17 @@ def describe(line):
     """The telling part of a program's failing line."""
     if "text" in line:
         return line["text"]
-    keys = ("lookup", "result_name", "result", "granted", "granted_again", "capped", "free_before",
-            "free_after", "import_result", "granted_while_imported", "smaller_result")
+    keys = (
+        "lookup",
+        "result_name",
+        "result",
+        "granted",
+        "granted_again",
+        "capped",
+        "free_before",
+        "free_after",
+        "import_result",
+        "granted_while_imported",
+        "smaller_result",
+    )
     return ", ".join(f"{k} {line[k]}" for k in keys if k in line) or "no line"

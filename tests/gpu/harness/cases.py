@@ -13,24 +13,67 @@ SLACK = 3 * GIB  # how far above the limit a broken slice may go before a test s
 
 DENSE = ["alloc", "pitch", "pitch_padded", "managed", "async", "pool", "create", "create_map"]
 POOLED = ["pool_hold"]
-SHAPED = ["array_1d", "array_2d", "array_3d", "array_layered", "array_cubemap",
-          "array_cubemap_layered", "array_surface", "mipmapped", "graph", "graph_captured"]
+SHAPED = [
+    "array_1d",
+    "array_2d",
+    "array_3d",
+    "array_layered",
+    "array_cubemap",
+    "array_cubemap_layered",
+    "array_surface",
+    "mipmapped",
+    "graph",
+    "graph_captured",
+]
 OTHERS = ["alloc_v1", "contexts", "streams", "green", "all"]
 SIZES = ["512", "4K", "64K", "1M", "2M", "64M", "1G", "mixed"]
 QUICK_SIZES = ["64M", "fill:512", "mixed"]
 # Looked up by a program that is not linked with libcuda.
-DOORS = ["handle", "default", "next", "dlvsym", "proc1:12000:0", "proc1:13000:2", "proc2:12000:1",
-         "proc2:12080:2", "proc2:13000:0", "nested:12040:0"]
+DOORS = [
+    "handle",
+    "default",
+    "next",
+    "dlvsym",
+    "proc1:12000:0",
+    "proc1:13000:2",
+    "proc2:12000:1",
+    "proc2:12080:2",
+    "proc2:13000:0",
+    "nested:12040:0",
+]
 SHARED = ["share", "share_exit", "ipc", "ipc_exit"]
 SINGLE = ["module_global", "library_global", "heap_limit", "printf_limit", "stack_limit"]
 
-LIFECYCLE = ["fork_before_init", "fork_after_init", "fork_grandchild_outlives", "exec_self",
-             "exit_without_free", "spawn_others", "dlclose_and_again", "primary_references",
-             "primary_reset", "context_destroy", "context_refused", "free_crosswise",
-             "free_elsewhere", "free_refused", "free_packed_pieces", "vmm_references",
-             "host_memory", "import_outlives_exporter", "pool_destroyed", "pool_hoards",
-             "pool_threshold", "capture_survives", "wrong_arguments", "huge_sizes",
-             "planar_array", "before_initialisation", "racing_first_call", "no_drift"]
+LIFECYCLE = [
+    "fork_before_init",
+    "fork_after_init",
+    "fork_grandchild_outlives",
+    "exec_self",
+    "exit_without_free",
+    "spawn_others",
+    "dlclose_and_again",
+    "primary_references",
+    "primary_reset",
+    "context_destroy",
+    "context_refused",
+    "free_crosswise",
+    "free_elsewhere",
+    "free_refused",
+    "free_packed_pieces",
+    "vmm_references",
+    "host_memory",
+    "import_outlives_exporter",
+    "pool_destroyed",
+    "pool_hoards",
+    "pool_threshold",
+    "capture_survives",
+    "wrong_arguments",
+    "huge_sizes",
+    "planar_array",
+    "before_initialisation",
+    "racing_first_call",
+    "no_drift",
+]
 
 
 def size_of(text):
@@ -62,8 +105,10 @@ def usable(case, place, lines, seen):
         if route not in DENSE:  # the driver rounds these up: what counts is what the card held
             got = max(got, seen["device"] - cost)
         if got < least:
-            return (f"{line['lookup']}: only {got / MIB:.0f} of {room / MIB:.0f} MiB granted "
-                    f"({100 * got / room:.1f} %)")
+            return (
+                f"{line['lookup']}: only {got / MIB:.0f} of {room / MIB:.0f} MiB granted "
+                f"({100 * got / room:.1f} %)"
+            )
     return None
 
 
@@ -71,8 +116,13 @@ def route_case(route, size, lookup, program="route", timeout=120):
     cap = (LIMIT + SLACK) // MIB
     door = lookup if program == "route" else lookup + "-dl"
     judge = None if route in ("alloc_v1", "all") + tuple(POOLED) else usable
-    return Case(f"routes/{route}/{size}/{door}", [program, route, size, lookup, "--cap", f"{cap}M"],
-                LIMIT, timeout=timeout, judge=judge)
+    return Case(
+        f"routes/{route}/{size}/{door}",
+        [program, route, size, lookup, "--cap", f"{cap}M"],
+        LIMIT,
+        timeout=timeout,
+        judge=judge,
+    )
 
 
 def routes(quick):
@@ -91,6 +141,8 @@ def doors(quick):
     know only one door, so that the first call of the process comes through it."""
     swept = DENSE + POOLED + SHAPED
     cases = [route_case(route, "1G", "sweep", timeout=300) for route in swept]
+    for case in cases:
+        case.arguments += ["--hold", 20]  # many doors, each long enough to be seen
     single = ["alloc", "async", "create_map"] if quick else swept
     cases += [route_case(route, "256M", door, "route_dl") for route in single for door in DOORS]
     return cases
@@ -103,8 +155,17 @@ def races(quick):
         if quick and processes == 32 and limit == 40 * GIB:
             reps = 1
         case = Case(f"race/{processes}x64M/{limit // GIB}G", None, limit, timeout=60 + 30 * reps)
-        case.arguments = ["race", processes, "64M", "--reps", reps, "--cap", f"{(limit + SLACK) // MIB}M",
-                          "--limit", limit]
+        case.arguments = [
+            "race",
+            processes,
+            "64M",
+            "--reps",
+            reps,
+            "--cap",
+            f"{(limit + SLACK) // MIB}M",
+            "--limit",
+            limit,
+        ]
         case.before = add_context_cost
         cases.append(case)
     return cases
@@ -119,15 +180,28 @@ def kills(quick):
     rounds = 12 if quick else 200
     # A living child keeps the dead parent's descriptors, and with them the memory on the card: no
     # slice can hold that back, so there the witness only writes down what it saw.
-    return [Case(f"kill/{mode}", ["kill", mode, rounds], LIMIT, timeout=60 + 4 * rounds,
-                 witness="report" if mode == "fork_child" else "limit")
-            for mode in ("random", "fork_child", "close_range")]
+    return [
+        Case(
+            f"kill/{mode}",
+            ["kill", mode, rounds],
+            LIMIT,
+            timeout=60 + 4 * rounds,
+            witness="report" if mode == "fork_child" else "limit",
+        )
+        for mode in ("random", "fork_child", "close_range")
+    ]
 
 
 def lifecycle(_quick):
-    cases = [Case(f"lifecycle/{name}", ["lifecycle", name], LIMIT,
-                  witness="report" if name == "fork_grandchild_outlives" else "limit")
-             for name in LIFECYCLE]
+    cases = [
+        Case(
+            f"lifecycle/{name}",
+            ["lifecycle", name],
+            LIMIT,
+            witness="report" if name == "fork_grandchild_outlives" else "limit",
+        )
+        for name in LIFECYCLE
+    ]
     cases.append(Case("lifecycle/other_device", ["lifecycle", "other_device"], LIMIT, sim="2x24G"))
     cases.append(Case("lifecycle/own_malloc", ["own_malloc"], LIMIT))
     return cases
@@ -135,8 +209,12 @@ def lifecycle(_quick):
 
 def foreign_process(case, place, env):
     """A process outside the slice that holds memory while the case runs."""
-    holder = place.start([place.program("route_dl"), "alloc", "64M", "handle", "--cap", "64M", "--hold", "600000"],
-                         place.bare_environment(case.sim), outside=True, stdout=subprocess.DEVNULL)
+    holder = place.start(
+        [place.program("route_dl"), "alloc", "64M", "handle", "--cap", "64M", "--hold", "600000"],
+        place.bare_environment(case.sim),
+        outside=True,
+        stdout=subprocess.DEVNULL,
+    )
     time.sleep(2.0 if place.real else 0.5)
     env["TEST_FOREIGN_PID"] = str(holder.pid)
 
@@ -151,7 +229,7 @@ class LiveConfig:
     """The config of a Slurm job, written by root while the program waits for it to change."""
 
     FOLDER = "/var/run/softmig"
-    JOB = 4000000001
+    JOB = 67000001
 
     def __init__(self, limits, delays):
         self.limits = limits
@@ -194,12 +272,28 @@ class LiveConfig:
 
 def views(_quick):
     expected = {"TEST_LIMIT": str(LIMIT)}
-    cases = [Case(f"views/{name}", ["views", name], LIMIT, variables=expected, before=foreign_process,
-                  witness="report")
-             for name in ("totals", "free_is_true", "nvml_memory", "process_lists", "utilisation_lists")]
+    cases = [
+        Case(
+            f"views/{name}",
+            ["views", name],
+            LIMIT,
+            variables=expected,
+            before=foreign_process,
+            witness="report",
+        )
+        for name in ("totals", "free_is_true", "nvml_memory", "process_lists", "utilisation_lists")
+    ]
     live = LiveConfig([LIMIT, 2 * GIB, 6 * GIB], [4, 4])
-    cases.append(Case("views/live_limit", ["views", "live_limit"], None, variables=expected,
-                      before=live, root_only=True))
+    cases.append(
+        Case(
+            "views/live_limit",
+            ["views", "live_limit"],
+            None,
+            variables=expected,
+            before=live,
+            root_only=True,
+        )
+    )
     return cases + per_device()
 
 
@@ -209,11 +303,19 @@ def per_device():
     orders = {"none": None, "reversed": [2, 1, 0], "last": [2], "swapped": [1, 0]}
     cases = []
     for name, order in orders.items():
-        case = Case(f"views/per_device/{name}", ["views", "per_device"], 4 * GIB, sim=sim, witness="report")
+        case = Case(
+            f"views/per_device/{name}", ["views", "per_device"], 4 * GIB, sim=sim, witness="report"
+        )
         case.before = PerDevice(order)
         cases.append(case)
         if order:
-            by_uuid = Case(f"views/per_device/{name}-uuid", ["views", "per_device"], 4 * GIB, sim=sim, witness="report")
+            by_uuid = Case(
+                f"views/per_device/{name}-uuid",
+                ["views", "per_device"],
+                4 * GIB,
+                sim=sim,
+                witness="report",
+            )
             by_uuid.before = PerDevice(order, by_uuid=True)
             cases.append(by_uuid)
     return cases
@@ -240,13 +342,26 @@ class PerDevice:
 
 def command_line(_quick):
     """The same through `softmig run`."""
+
     def case(name, *arguments):
         made = Case(f"cli/{name}", ["/softmig"] + list(arguments), None, timeout=120)
-        made.before = lambda c, place, env: [env.pop(k, None) for k in ("LD_PRELOAD", "SOFTMIG_REGION")] and None
+        made.before = (
+            lambda c, place, env: [env.pop(k, None) for k in ("LD_PRELOAD", "SOFTMIG_REGION")]
+            and None
+        )
         return made
-    return [case("run", "run", "--memory", "4G", "--", "@route", "alloc", "64M", "handle"),
-            case("limits", "run", "--memory", "4G", "--", "@softmig", "limits")]
+
+    return [
+        case("run", "run", "--memory", "4G", "--", "@route", "alloc", "64M", "handle"),
+        case("limits", "run", "--memory", "4G", "--", "@softmig", "limits"),
+    ]
 
 
-GROUPS = {"routes": routes, "doors": doors, "race": races, "kill": kills, "views": views,
-          "lifecycle": lifecycle}
+GROUPS = {
+    "routes": routes,
+    "doors": doors,
+    "race": races,
+    "kill": kills,
+    "views": views,
+    "lifecycle": lifecycle,
+}

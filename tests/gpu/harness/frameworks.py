@@ -9,16 +9,35 @@ from .cases import LIMIT, SLACK, foreign_process
 from .place import GIB, MIB
 
 SCRIPTS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "frameworks")
-RUNTIME_ROUTES = ["malloc", "pitch", "3d", "managed", "async", "pool", "array", "array3d", "mipmapped", "graph", "ipc"]
-ALLOCATORS = {"native": {}, "expandable": {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"},
-              "cudaMallocAsync": {"PYTORCH_CUDA_ALLOC_CONF": "backend:cudaMallocAsync"}}
+RUNTIME_ROUTES = [
+    "malloc",
+    "pitch",
+    "3d",
+    "managed",
+    "async",
+    "pool",
+    "array",
+    "array3d",
+    "mipmapped",
+    "graph",
+    "ipc",
+]
+ALLOCATORS = {
+    "native": {},
+    "expandable": {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"},
+    "cudaMallocAsync": {"PYTORCH_CUDA_ALLOC_CONF": "backend:cudaMallocAsync"},
+}
 
 
 def script(name, file, *arguments, limit, needs=(), timeout=600, **more):
     if any(importlib.util.find_spec(module) is None for module in needs):
         return []
     path = os.path.join(SCRIPTS, file)
-    return [Case(name, [sys.executable, path, *arguments], limit, timeout=timeout, real_only=True, **more)]
+    return [
+        Case(
+            name, [sys.executable, path, *arguments], limit, timeout=timeout, real_only=True, **more
+        )
+    ]
 
 
 def torch(quick):
@@ -29,12 +48,41 @@ def torch(quick):
         for name, variables in ALLOCATORS.items():
             if quick and name == "cudaMallocAsync":
                 continue
-            found += script(f"torch/{model}/{name}", "compare.py", str(rounds), "0.5", "--", step, model, str(steps),
-                            limit=16 * GIB, needs=["torch"], variables=variables)
-        found += script(f"torch/{model}/workers", "compare.py", "1", "20", "--", step, model, str(steps),
-                        "--workers", "4", limit=16 * GIB, needs=["torch"])
+            found += script(
+                f"torch/{model}/{name}",
+                "compare.py",
+                str(rounds),
+                "0.5",
+                "--",
+                step,
+                model,
+                str(steps),
+                limit=16 * GIB,
+                needs=["torch"],
+                variables=variables,
+            )
+        found += script(
+            f"torch/{model}/workers",
+            "compare.py",
+            "1",
+            "20",
+            "--",
+            step,
+            model,
+            str(steps),
+            "--workers",
+            "4",
+            limit=16 * GIB,
+            needs=["torch"],
+        )
     for name, variables in ALLOCATORS.items():
-        found += script(f"torch/memory/{name}", "torch_memory.py", limit=LIMIT, needs=["torch"], variables=variables)
+        found += script(
+            f"torch/memory/{name}",
+            "torch_memory.py",
+            limit=LIMIT,
+            needs=["torch"],
+            variables=variables,
+        )
     return found
 
 
@@ -58,12 +106,25 @@ def runtime(quick):
     for kind in ("static", "shared"):
         for route in RUNTIME_ROUTES:
             for size in sizes:
-                case = Case(f"runtime/{route}/{size}/{kind}",
-                            [f"runtime_route_{kind}", route, size, "--cap", f"{(LIMIT + SLACK) // MIB}M"], LIMIT,
-                            timeout=180, real_only=True)
+                case = Case(
+                    f"runtime/{route}/{size}/{kind}",
+                    [f"runtime_route_{kind}", route, size, "--cap", f"{(LIMIT + SLACK) // MIB}M"],
+                    LIMIT,
+                    timeout=180,
+                    real_only=True,
+                )
                 found.append(case)
-        found.append(Case(f"runtime/heap/5G/{kind}", [f"runtime_route_{kind}", "heap", "5G"], LIMIT, real_only=True))
-        found.append(Case(f"runtime/device-array/5G/{kind}", [f"runtime_big_{kind}"], LIMIT, real_only=True))
+        found.append(
+            Case(
+                f"runtime/heap/5G/{kind}",
+                [f"runtime_route_{kind}", "heap", "5G"],
+                LIMIT,
+                real_only=True,
+            )
+        )
+    found.append(
+        Case("runtime/device-array/5G/shared", ["runtime_big_shared"], LIMIT, real_only=True)
+    )
     return found
 
 

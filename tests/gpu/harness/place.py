@@ -80,15 +80,20 @@ class Place:
         """Starts a program in a session of its own, as the test's user unless `outside`."""
         if self.user is not None and not outside:
             popen.update(user=self.user, group=self.user, extra_groups=[])
-        return subprocess.Popen(arguments, env=env, start_new_session=True, cwd="/",
-                                stdin=subprocess.DEVNULL, **popen)
+        return subprocess.Popen(
+            arguments, env=env, start_new_session=True, cwd="/", stdin=subprocess.DEVNULL, **popen
+        )
 
     def measure_context(self):
-        """What one context takes from a slice, as the slice itself shows it; None without a slice."""
+        """What one context takes from a slice, as the slice shows it; None without a slice."""
         limit = 4 * GIB
         env = self.new_slice(limit, variables={"TEST_LIMIT": str(limit)})
-        run = self.start([self.program("views"), "totals"], env, stdout=subprocess.PIPE,
-                         stderr=subprocess.DEVNULL)
+        run = self.start(
+            [self.program("views"), "totals"],
+            env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
         line = json.loads(run.communicate(timeout=60)[0] or "{}")
         if line.get("ok"):
             self.measured_context_cost = int(line["context_bytes"])
@@ -96,8 +101,12 @@ class Place:
     def uuids(self, sim):
         """The UUIDs of a node's GPUs in the order of NVML."""
         if sim not in self.known_uuids:
-            run = self.start([self.program("views"), "_uuids"], self.bare_environment(sim),
-                             outside=True, stdout=subprocess.PIPE)
+            run = self.start(
+                [self.program("views"), "_uuids"],
+                self.bare_environment(sim),
+                outside=True,
+                stdout=subprocess.PIPE,
+            )
             lines = [json.loads(line) for line in run.communicate(timeout=60)[0].splitlines()]
             self.known_uuids[sim] = [line["uuid"] for line in lines if line["what"] == "device"]
         return self.known_uuids[sim]

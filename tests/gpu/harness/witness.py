@@ -7,8 +7,13 @@ import subprocess
 class Witness:
     def __init__(self, place, hz=200, sim=None):
         self.process = subprocess.Popen(
-            [place.program("watch"), "--hz", str(hz)], env=place.bare_environment(sim),
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+            [place.program("watch"), "--hz", str(hz)],
+            env=place.bare_environment(sim),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+        )
 
     def ask(self, command):
         self.process.stdin.write(command + "\n")

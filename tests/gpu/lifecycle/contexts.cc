@@ -13,7 +13,8 @@ bool observe(Session* session, CUcontext* observer, Checks::Report& report) {
   const Driver& d = session->driver;
   return report.result(d.cuInit(0), CUDA_SUCCESS, "cuInit") &&
          report.result(d.cuDeviceGet(&session->device, 0), CUDA_SUCCESS, "cuDeviceGet") &&
-         report.result(d.cuCtxCreate_v2(observer, 0, session->device), CUDA_SUCCESS, "cuCtxCreate_v2");
+         report.result(d.cuCtxCreate_v2(observer, 0, session->device), CUDA_SUCCESS,
+                       "cuCtxCreate_v2");
 }
 
 // Memory of several kinds in the current context.
@@ -24,8 +25,10 @@ void hold_some(const Driver& d, Checks::Report& report) {
   const CUDA_ARRAY_DESCRIPTOR desc{1024, 1024, CU_AD_FORMAT_FLOAT, 4};
   report.result(d.cuMemAlloc_v2(&address, kHeld), CUDA_SUCCESS, "cuMemAlloc");
   report.result(d.cuMemAlloc_v2(&address, 512), CUDA_SUCCESS, "cuMemAlloc of 512 bytes");
-  report.result(d.cuMemAllocPitch_v2(&address, &pitch, 1000, 1000, 4), CUDA_SUCCESS, "cuMemAllocPitch");
-  report.result(d.cuMemAllocManaged(&address, kHeld, CU_MEM_ATTACH_GLOBAL), CUDA_SUCCESS, "cuMemAllocManaged");
+  report.result(d.cuMemAllocPitch_v2(&address, &pitch, 1000, 1000, 4), CUDA_SUCCESS,
+                "cuMemAllocPitch");
+  report.result(d.cuMemAllocManaged(&address, kHeld, CU_MEM_ATTACH_GLOBAL), CUDA_SUCCESS,
+                "cuMemAllocManaged");
   report.result(d.cuArrayCreate_v2(&array, &desc), CUDA_SUCCESS, "cuArrayCreate");
 }
 
@@ -50,7 +53,8 @@ void primary_references(Checks::Report& report) {
   report.equal(s.free_bytes(), with_memory, "free after the first release");
   report.result(d.cuDevicePrimaryCtxRelease_v2(s.device), CUDA_SUCCESS, "last release");
   report.equal(s.free_bytes(), before, "free after the last release");
-  report.expect(d.cuDevicePrimaryCtxRelease_v2(s.device) != CUDA_SUCCESS, "one release too many succeeded");
+  report.expect(d.cuDevicePrimaryCtxRelease_v2(s.device) != CUDA_SUCCESS,
+                "one release too many succeeded");
   report.equal(s.free_bytes(), before, "free after one release too many");
   report.note("context_mib", static_cast<double>(before - with_context) / kMiB);
 }
@@ -96,10 +100,12 @@ void refused_context(Checks::Report& report) {
   const Driver& d = s.driver;
   const uint64_t before = s.free_bytes();
   CUdeviceptr address = 0;
-  report.result(d.cuMemAlloc_v2(&address, (before - 64 * kMiB) / kPage * kPage), CUDA_SUCCESS, "all but 64 MiB");
+  report.result(d.cuMemAlloc_v2(&address, takable(before - 64 * kMiB)), CUDA_SUCCESS,
+                "all but 64 MiB");
   const uint64_t between = s.free_bytes();
   CUcontext second = nullptr;
-  report.result(d.cuCtxCreate_v2(&second, 0, s.device), CUDA_ERROR_OUT_OF_MEMORY, "a context without room");
+  report.result(d.cuCtxCreate_v2(&second, 0, s.device), CUDA_ERROR_OUT_OF_MEMORY,
+                "a context without room");
   CUcontext current = nullptr;
   d.cuCtxGetCurrent(&current);
   report.expect(current == s.context, "the current context changed");

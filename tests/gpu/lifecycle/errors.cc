@@ -21,13 +21,18 @@ void wrong_arguments(Checks::Report& report) {
   prop.type = CU_MEM_ALLOCATION_TYPE_PINNED;
   prop.location = {CU_MEM_LOCATION_TYPE_DEVICE, s.device};
   CUmemGenericAllocationHandle handle = 0;
-  report.expect(d.cuMemCreate(&handle, 2 * kMiB, nullptr, 0) != CUDA_SUCCESS, "cuMemCreate without properties succeeded");
-  report.expect(d.cuMemCreate(&handle, 12345, &prop, 0) != CUDA_SUCCESS, "cuMemCreate of an odd size succeeded");
+  report.expect(d.cuMemCreate(&handle, 2 * kMiB, nullptr, 0) != CUDA_SUCCESS,
+                "cuMemCreate without properties succeeded");
+  report.expect(d.cuMemCreate(&handle, 12345, &prop, 0) != CUDA_SUCCESS,
+                "cuMemCreate of an odd size succeeded");
   prop.location.id = 77;
-  report.expect(d.cuMemCreate(&handle, 2 * kMiB, &prop, 0) != CUDA_SUCCESS, "cuMemCreate on device 77 succeeded");
+  report.expect(d.cuMemCreate(&handle, 2 * kMiB, &prop, 0) != CUDA_SUCCESS,
+                "cuMemCreate on device 77 succeeded");
   CUarray array = nullptr;
-  report.expect(d.cuArrayCreate_v2(&array, nullptr) != CUDA_SUCCESS, "cuArrayCreate without a description succeeded");
-  report.expect(d.cuMemAllocPitch_v2(&address, &pitch, 0, 10, 4) != CUDA_SUCCESS, "cuMemAllocPitch of no width succeeded");
+  report.expect(d.cuArrayCreate_v2(&array, nullptr) != CUDA_SUCCESS,
+                "cuArrayCreate without a description succeeded");
+  report.expect(d.cuMemAllocPitch_v2(&address, &pitch, 0, 10, 4) != CUDA_SUCCESS,
+                "cuMemAllocPitch of no width succeeded");
   report.equal(s.free_bytes(), before, "free at the end");
 }
 
@@ -39,17 +44,24 @@ void huge_sizes(Checks::Report& report) {
   const uint64_t before = s.free_bytes();
   CUdeviceptr address = 0;
   size_t pitch = 0;
-  for (uint64_t bytes : {~uint64_t{0}, ~uint64_t{0} - 4095, uint64_t{1} << 63, uint64_t{1} << 62, uint64_t{1} << 44}) {
-    report.expect(is_refusal(d.cuMemAlloc_v2(&address, bytes)), "cuMemAlloc of " + std::to_string(bytes));
-    report.expect(is_refusal(d.cuMemAllocAsync(&address, bytes, nullptr)), "cuMemAllocAsync of " + std::to_string(bytes));
+  for (uint64_t bytes : {~uint64_t{0}, ~uint64_t{0} - 4095, uint64_t{1} << 63, uint64_t{1} << 62,
+                         uint64_t{1} << 44}) {
+    report.expect(is_refusal(d.cuMemAlloc_v2(&address, bytes)),
+                  "cuMemAlloc of " + std::to_string(bytes));
+    report.expect(is_refusal(d.cuMemAllocAsync(&address, bytes, nullptr)),
+                  "cuMemAllocAsync of " + std::to_string(bytes));
     CUmemAllocationProp prop{};
     prop.type = CU_MEM_ALLOCATION_TYPE_PINNED;
     prop.location = {CU_MEM_LOCATION_TYPE_DEVICE, s.device};
     CUmemGenericAllocationHandle handle = 0;
-    report.expect(d.cuMemCreate(&handle, bytes / (2 * kMiB) * (2 * kMiB), &prop, 0) != CUDA_SUCCESS, "cuMemCreate of " + std::to_string(bytes));
+    report.expect(d.cuMemCreate(&handle, bytes / (2 * kMiB) * (2 * kMiB), &prop, 0) != CUDA_SUCCESS,
+                  "cuMemCreate of " + std::to_string(bytes));
   }
-  report.expect(is_refusal(d.cuMemAllocPitch_v2(&address, &pitch, uint64_t{1} << 33, uint64_t{1} << 33, 4)), "a product of 2^66");
-  report.expect(is_refusal(d.cuMemAllocPitch_v2(&address, &pitch, 1, uint64_t{1} << 56, 4)), "2^56 padded rows");
+  report.expect(
+      is_refusal(d.cuMemAllocPitch_v2(&address, &pitch, uint64_t{1} << 33, uint64_t{1} << 33, 4)),
+      "a product of 2^66");
+  report.expect(is_refusal(d.cuMemAllocPitch_v2(&address, &pitch, 1, uint64_t{1} << 56, 4)),
+                "2^56 padded rows");
   const CUDA_ARRAY_DESCRIPTOR desc{uint64_t{1} << 40, uint64_t{1} << 40, CU_AD_FORMAT_FLOAT, 4};
   CUarray array = nullptr;
   report.expect(d.cuArrayCreate_v2(&array, &desc) != CUDA_SUCCESS, "an endless array");
@@ -83,11 +95,15 @@ void before_initialisation(Checks::Report& report) {
   if (!report.expect(load_driver(Lookup{}, &d, &step), step)) return;
   CUdeviceptr address = 0;
   size_t free = 0, total = 0;
-  report.result(d.cuMemAlloc_v2(&address, 4096), CUDA_ERROR_NOT_INITIALIZED, "cuMemAlloc before cuInit");
-  report.result(d.cuMemGetInfo_v2(&free, &total), CUDA_ERROR_NOT_INITIALIZED, "cuMemGetInfo before cuInit");
+  report.result(d.cuMemAlloc_v2(&address, 4096), CUDA_ERROR_NOT_INITIALIZED,
+                "cuMemAlloc before cuInit");
+  report.result(d.cuMemGetInfo_v2(&free, &total), CUDA_ERROR_NOT_INITIALIZED,
+                "cuMemGetInfo before cuInit");
   report.result(d.cuInit(0), CUDA_SUCCESS, "cuInit");
-  report.result(d.cuMemAlloc_v2(&address, 4096), CUDA_ERROR_INVALID_CONTEXT, "cuMemAlloc without a context");
-  report.result(d.cuMemGetInfo_v2(&free, &total), CUDA_ERROR_INVALID_CONTEXT, "cuMemGetInfo without a context");
+  report.result(d.cuMemAlloc_v2(&address, 4096), CUDA_ERROR_INVALID_CONTEXT,
+                "cuMemAlloc without a context");
+  report.result(d.cuMemGetInfo_v2(&free, &total), CUDA_ERROR_INVALID_CONTEXT,
+                "cuMemGetInfo without a context");
 }
 
 }  // namespace

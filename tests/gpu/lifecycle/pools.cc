@@ -13,7 +13,8 @@ CUmemoryPool make_pool(const Session& s, bool hold, Checks::Report& report) {
   CUmemoryPool pool = nullptr;
   report.result(s.driver.cuMemPoolCreate(&pool, &props), CUDA_SUCCESS, "cuMemPoolCreate");
   cuuint64_t threshold = hold ? ~cuuint64_t{0} : 0;
-  report.result(s.driver.cuMemPoolSetAttribute(pool, CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, &threshold), CUDA_SUCCESS, "threshold");
+  report.result(s.driver.cuMemPoolSetAttribute(pool, CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, &threshold),
+                CUDA_SUCCESS, "threshold");
   return pool;
 }
 
@@ -27,7 +28,8 @@ void destroyed_pool(Checks::Report& report) {
   const uint64_t before = s.free_bytes();
   CUmemoryPool pool = make_pool(s, false, report);
   CUdeviceptr address = 0;
-  report.result(d.cuMemAllocFromPoolAsync(&address, kHeld, pool, stream), CUDA_SUCCESS, "from the pool");
+  report.result(d.cuMemAllocFromPoolAsync(&address, kHeld, pool, stream), CUDA_SUCCESS,
+                "from the pool");
   report.result(d.cuMemPoolDestroy(pool), CUDA_SUCCESS, "cuMemPoolDestroy");
   report.equal(s.free_bytes(), before - kHeld, "free after the pool is destroyed");
   report.result(d.cuMemFreeAsync(address, stream), CUDA_SUCCESS, "cuMemFreeAsync");
@@ -44,14 +46,18 @@ void hoarding_pool(Checks::Report& report) {
   d.cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING);
   const uint64_t before = s.free_bytes();
   CUmemoryPool pool = make_pool(s, true, report);
+  if (!report.expect(takable(before) > 0, "no limit is in force")) return;
   const uint64_t most = (before - 64 * kMiB) / (32 * kMiB) * (32 * kMiB);
   for (int round = 0; round < 3; ++round) {
     CUdeviceptr address = 0, plain = 0;
-    report.result(d.cuMemAllocFromPoolAsync(&address, most, pool, stream), CUDA_SUCCESS, "nearly everything from the pool");
-    report.result(d.cuMemAlloc_v2(&plain, kHeld), CUDA_ERROR_OUT_OF_MEMORY, "plain memory beside a full pool");
+    report.result(d.cuMemAllocFromPoolAsync(&address, most, pool, stream), CUDA_SUCCESS,
+                  "nearly everything from the pool");
+    report.result(d.cuMemAlloc_v2(&plain, kHeld), CUDA_ERROR_OUT_OF_MEMORY,
+                  "plain memory beside a full pool");
     report.result(d.cuMemFreeAsync(address, stream), CUDA_SUCCESS, "cuMemFreeAsync");
     d.cuStreamSynchronize(stream);
-    report.result(d.cuMemAlloc_v2(&plain, most), CUDA_SUCCESS, "plain memory where the pool only hoards");
+    report.result(d.cuMemAlloc_v2(&plain, most), CUDA_SUCCESS,
+                  "plain memory where the pool only hoards");
     report.result(d.cuMemFree_v2(plain), CUDA_SUCCESS, "cuMemFree");
   }
   report.result(d.cuMemPoolDestroy(pool), CUDA_SUCCESS, "cuMemPoolDestroy");
@@ -85,10 +91,13 @@ void capture_survives(Checks::Report& report) {
   CUstream stream = nullptr;
   d.cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING);
   const uint64_t before = s.free_bytes();
-  report.result(d.cuStreamBeginCapture_v2(stream, CU_STREAM_CAPTURE_MODE_GLOBAL), CUDA_SUCCESS, "begin");
+  report.result(d.cuStreamBeginCapture_v2(stream, CU_STREAM_CAPTURE_MODE_GLOBAL), CUDA_SUCCESS,
+                "begin");
   CUdeviceptr address = 0;
-  report.result(d.cuMemAllocAsync(&address, kHeld, stream), CUDA_SUCCESS, "captured cuMemAllocAsync");
-  report.expect(s.free_bytes() == before, "a captured allocation is charged, or cuMemGetInfo fails in a capture");
+  report.result(d.cuMemAllocAsync(&address, kHeld, stream), CUDA_SUCCESS,
+                "captured cuMemAllocAsync");
+  report.expect(s.free_bytes() == before,
+                "a captured allocation is charged, or cuMemGetInfo fails in a capture");
   report.result(d.cuMemFreeAsync(address, stream), CUDA_SUCCESS, "captured cuMemFreeAsync");
   CUgraph graph = nullptr;
   report.result(d.cuStreamEndCapture(stream, &graph), CUDA_SUCCESS, "end");

@@ -67,7 +67,8 @@ void churn(const Session& s, unsigned int seed) {
     CUdeviceptr address = 0;
     CUmemGenericAllocationHandle handle = 0;
     CUarray array = nullptr;
-    const CUDA_ARRAY_DESCRIPTOR desc{1 + random() % 1024, 1 + random() % 1024, CU_AD_FORMAT_FLOAT, 2};
+    const CUDA_ARRAY_DESCRIPTOR desc{1 + random() % 1024, 1 + random() % 1024, CU_AD_FORMAT_FLOAT,
+                                     2};
     switch (random() % 6) {
       case 0:
       case 1:
@@ -77,7 +78,8 @@ void churn(const Session& s, unsigned int seed) {
         if (d.cuMemAllocAsync(&address, bytes, stream) == CUDA_SUCCESS) ordered.push_back(address);
         break;
       case 3:
-        if (d.cuMemCreate(&handle, 2 * kMiB * (1 + random() % 16), &prop, 0) == CUDA_SUCCESS) physical.push_back(handle);
+        if (d.cuMemCreate(&handle, 2 * kMiB * (1 + random() % 16), &prop, 0) == CUDA_SUCCESS)
+          physical.push_back(handle);
         break;
       case 4:
         if (d.cuArrayCreate_v2(&array, &desc) == CUDA_SUCCESS) arrays.push_back(array);
@@ -97,7 +99,8 @@ void no_drift(Checks::Report& report) {
   const uint64_t before = s.free_bytes();
   for (unsigned int round = 0; round < 3; ++round) {
     std::vector<std::thread> threads;
-    for (unsigned int i = 0; i < kChurners; ++i) threads.emplace_back([&, i] { churn(s, round * 100 + i); });
+    for (unsigned int i = 0; i < kChurners; ++i)
+      threads.emplace_back([&, i] { churn(s, round * 100 + i); });
     for (std::thread& thread : threads) thread.join();
     s.driver.cuCtxSynchronize();
     CUmemoryPool pool = nullptr;

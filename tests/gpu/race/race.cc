@@ -109,12 +109,14 @@ bool judge(const Options& options, const Board& board, int contexts, std::string
   const uint64_t taken = board.total + contexts * options.context;
   const uint64_t slack = options.piece * static_cast<uint64_t>(options.processes);
   if (taken > options.limit) *text = "above the limit by " + std::to_string(taken - options.limit);
-  if (taken + slack < options.limit) *text = "below the limit by " + std::to_string(options.limit - taken);
+  if (taken + slack < options.limit)
+    *text = "below the limit by " + std::to_string(options.limit - taken);
   return text->empty();
 }
 
 bool repetition(const Options& options, int number) {
-  void* memory = mmap(nullptr, sizeof(Board), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  void* memory =
+      mmap(nullptr, sizeof(Board), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   auto* board = new (memory) Board();
   const pid_t parent = getpid();
   std::vector<pid_t> pids;
@@ -170,13 +172,20 @@ bool parse(int argc, char** argv, Options* options) {
   options->piece = parse_size(argv[2]);
   for (int i = 3; i + 1 < argc; i += 2) {
     const std::string name = argv[i];
-    if (name == "--reps") options->reps = std::atoi(argv[i + 1]);
-    else if (name == "--limit") options->limit = parse_size(argv[i + 1]);
-    else if (name == "--context") options->context = parse_size(argv[i + 1]);
-    else if (name == "--cap") options->cap = parse_size(argv[i + 1]);
-    else if (name == "--hold") options->hold_ms = std::atof(argv[i + 1]);
-    else if (name == "--device") options->device = std::atoi(argv[i + 1]);
-    else return false;
+    if (name == "--reps")
+      options->reps = std::atoi(argv[i + 1]);
+    else if (name == "--limit")
+      options->limit = parse_size(argv[i + 1]);
+    else if (name == "--context")
+      options->context = parse_size(argv[i + 1]);
+    else if (name == "--cap")
+      options->cap = parse_size(argv[i + 1]);
+    else if (name == "--hold")
+      options->hold_ms = std::atof(argv[i + 1]);
+    else if (name == "--device")
+      options->device = std::atoi(argv[i + 1]);
+    else
+      return false;
   }
   return options->processes > 0 && options->processes <= kMostProcesses && options->piece > 0;
 }

@@ -99,7 +99,8 @@ class Mipmapped : public Route {
 
   CUresult take(uint64_t bytes, uint64_t* got) override {
     const CUDA_ARRAY3D_DESCRIPTOR desc = describe(Shape::k2d, bytes / 4 * 3);
-    const auto levels = static_cast<unsigned int>(std::bit_width(std::max(desc.Width, desc.Height)));
+    const auto levels =
+        static_cast<unsigned int>(std::bit_width(std::max(desc.Width, desc.Height)));
     CUmipmappedArray array = nullptr;
     const CUresult code = driver_.cuMipmappedArrayCreate(&array, &desc, levels);
     if (code != CUDA_SUCCESS) return code;
@@ -111,7 +112,8 @@ class Mipmapped : public Route {
   CUresult give_back() override {
     CUresult first = CUDA_SUCCESS;
     for (CUmipmappedArray array : held_) {
-      if (CUresult code = driver_.cuMipmappedArrayDestroy(array); first == CUDA_SUCCESS) first = code;
+      if (CUresult code = driver_.cuMipmappedArrayDestroy(array); first == CUDA_SUCCESS)
+        first = code;
     }
     held_.clear();
     return first;
@@ -124,14 +126,16 @@ class Mipmapped : public Route {
 
 }  // namespace
 
-std::unique_ptr<Route> make_array_route(std::string_view name, const Session& session, bool* missing) {
+std::unique_ptr<Route> make_array_route(std::string_view name, const Session& session,
+                                        bool* missing) {
   static constexpr struct {
     std::string_view name;
     Shape shape;
-  } kShapes[] = {{"array_1d", Shape::k1d},           {"array_2d", Shape::k2d},
-                 {"array_3d", Shape::k3d},           {"array_layered", Shape::kLayered},
-                 {"array_cubemap", Shape::kCubemap}, {"array_cubemap_layered", Shape::kCubemapLayered},
-                 {"array_surface", Shape::kSurface}};
+  } kShapes[] = {
+      {"array_1d", Shape::k1d},           {"array_2d", Shape::k2d},
+      {"array_3d", Shape::k3d},           {"array_layered", Shape::kLayered},
+      {"array_cubemap", Shape::kCubemap}, {"array_cubemap_layered", Shape::kCubemapLayered},
+      {"array_surface", Shape::kSurface}};
   *missing = false;
   if (name == "mipmapped") return std::make_unique<Mipmapped>(session);
   for (const auto& row : kShapes) {

@@ -1,5 +1,5 @@
-// Memory that a graph takes when it is launched: nodes added by hand, and captured ones. Every piece
-// is a graph of its own whose memory outlives the launch.
+// Memory that a graph takes when it is launched: nodes added by hand, and captured ones. Every
+// piece is a graph of its own whose memory outlives the launch.
 #include <algorithm>
 
 #include "routes/route.h"
@@ -22,7 +22,8 @@ class Graph : public Route {
     const uint64_t nodes = bytes >= kSmall ? 1 : std::min(kMaxNodes, kSmall / bytes);
     Piece piece{};
     CUresult code = captured_ ? capture(bytes, nodes, &piece) : build(bytes, nodes, &piece);
-    if (code == CUDA_SUCCESS) code = driver_.cuGraphInstantiateWithFlags(&piece.exec, piece.graph, 0);
+    if (code == CUDA_SUCCESS)
+      code = driver_.cuGraphInstantiateWithFlags(&piece.exec, piece.graph, 0);
     if (code == CUDA_SUCCESS) code = driver_.cuGraphLaunch(piece.exec, stream_);
     if (code == CUDA_SUCCESS) code = driver_.cuStreamSynchronize(stream_);
     if (code != CUDA_SUCCESS) {
@@ -82,7 +83,8 @@ class Graph : public Route {
   CUresult drop(const Piece& piece) {
     CUresult first = CUDA_SUCCESS;
     for (CUdeviceptr address : piece.addresses) {
-      if (CUresult code = driver_.cuMemFreeAsync(address, stream_); first == CUDA_SUCCESS) first = code;
+      if (CUresult code = driver_.cuMemFreeAsync(address, stream_); first == CUDA_SUCCESS)
+        first = code;
     }
     if (piece.exec != nullptr) driver_.cuGraphExecDestroy(piece.exec);
     if (piece.graph != nullptr) driver_.cuGraphDestroy(piece.graph);
@@ -98,7 +100,8 @@ class Graph : public Route {
 
 }  // namespace
 
-std::unique_ptr<Route> make_graph_route(std::string_view name, const Session& session, bool* missing) {
+std::unique_ptr<Route> make_graph_route(std::string_view name, const Session& session,
+                                        bool* missing) {
   if (name != "graph" && name != "graph_captured") return nullptr;
   *missing = session.driver.cuGraphAddMemAllocNode == nullptr;
   if (*missing) return nullptr;

@@ -13,7 +13,8 @@ class LinearRoute : public Route {
   CUresult give_back() override {
     CUresult first = CUDA_SUCCESS;
     for (CUdeviceptr address : held_) {
-      if (CUresult code = release(address); code != CUDA_SUCCESS && first == CUDA_SUCCESS) first = code;
+      if (CUresult code = release(address); code != CUDA_SUCCESS && first == CUDA_SUCCESS)
+        first = code;
     }
     held_.clear();
     return first;
@@ -51,7 +52,8 @@ class PlainV1 : public LinearRoute {
   CUresult take(uint64_t bytes, uint64_t* got) override {
     CUdeviceptr_v1 address = 0;
     const uint64_t clipped = std::min<uint64_t>(bytes, kGiB);
-    return keep(driver_.cuMemAlloc(&address, static_cast<unsigned int>(clipped)), address, clipped, got);
+    return keep(driver_.cuMemAlloc(&address, static_cast<unsigned int>(clipped)), address, clipped,
+                got);
   }
 
  protected:
@@ -84,7 +86,8 @@ class Managed : public LinearRoute {
   using LinearRoute::LinearRoute;
   CUresult take(uint64_t bytes, uint64_t* got) override {
     CUdeviceptr address = 0;
-    return keep(driver_.cuMemAllocManaged(&address, bytes, CU_MEM_ATTACH_GLOBAL), address, bytes, got);
+    return keep(driver_.cuMemAllocManaged(&address, bytes, CU_MEM_ATTACH_GLOBAL), address, bytes,
+                got);
   }
 };
 
@@ -105,7 +108,9 @@ class Async : public LinearRoute {
   }
 
  protected:
-  CUresult release(CUdeviceptr address) override { return driver_.cuMemFreeAsync(address, stream_); }
+  CUresult release(CUdeviceptr address) override {
+    return driver_.cuMemFreeAsync(address, stream_);
+  }
   CUstream stream_ = nullptr;
 };
 
@@ -123,7 +128,8 @@ class OwnPool : public Async {
   ~OwnPool() override { driver_.cuMemPoolDestroy(pool_); }
   CUresult take(uint64_t bytes, uint64_t* got) override {
     CUdeviceptr address = 0;
-    return keep(driver_.cuMemAllocFromPoolAsync(&address, bytes, pool_, stream_), address, bytes, got);
+    return keep(driver_.cuMemAllocFromPoolAsync(&address, bytes, pool_, stream_), address, bytes,
+                got);
   }
 
  private:
@@ -132,7 +138,8 @@ class OwnPool : public Async {
 
 }  // namespace
 
-std::unique_ptr<Route> make_linear_route(std::string_view name, const Session& session, bool* missing) {
+std::unique_ptr<Route> make_linear_route(std::string_view name, const Session& session,
+                                         bool* missing) {
   const Driver& d = session.driver;
   const bool pools = d.cuMemAllocAsync != nullptr && d.cuMemFreeAsync != nullptr &&
                      d.cuMemPoolCreate != nullptr && d.cuMemAllocFromPoolAsync != nullptr;

@@ -57,7 +57,8 @@ Filled fill_mixed(Route& route, uint64_t cap) {
 
 // Pools and random sizes end a little differently each time; everything else must not.
 bool same_again(const Options& options, uint64_t first, uint64_t second) {
-  const bool loose = options.size == "mixed" || options.route == "all" || options.route == "pool_hold";
+  const bool loose =
+      options.size == "mixed" || options.route == "all" || options.route == "pool_hold";
   const uint64_t apart = first > second ? first - second : second - first;
   return loose ? apart <= first / 50 + 64 * kMiB : apart == 0;
 }
@@ -86,7 +87,10 @@ Outcome run_route(const Options& options, const Lookup& lookup) {
   const double start = now_ms();
   std::unique_ptr<Route> route = make_route(options.route, session, &missing);
   if (route == nullptr) {
-    line.add("skipped", missing).add("ok", missing).add("text", missing ? "functions not found" : "no such route").print();
+    line.add("skipped", missing)
+        .add("ok", missing)
+        .add("text", missing ? "functions not found" : "no such route")
+        .print();
     return {missing, missing};
   }
   const Filled filled = fill(*route, options.size, options.cap);
@@ -119,7 +123,12 @@ int sweep(const Options& options) {
   Session keeper;
   std::string step;
   if (CUresult code = keeper.open(Lookup{}, options.device, &step)) {
-    Line("route").add("route", options.route).add("ok", false).add("text", step).add("result", code).print();
+    Line("route")
+        .add("route", options.route)
+        .add("ok", false)
+        .add("text", step)
+        .add("result", code)
+        .print();
     return 1;
   }
   int failed = 0;
@@ -128,9 +137,12 @@ int sweep(const Options& options) {
 }
 
 int usage() {
-  std::fprintf(stderr, "usage: route ROUTE SIZE [LOOKUP] [--cap BYTES] [--device N] [--hold MS]\nroutes:");
+  std::fprintf(stderr,
+               "usage: route ROUTE SIZE [LOOKUP] [--cap BYTES] [--device N] [--hold MS]\nroutes:");
   for (const std::string& name : piece_routes()) std::fprintf(stderr, " %s", name.c_str());
-  std::fprintf(stderr, " share share_exit ipc ipc_exit module_global library_global heap_limit printf_limit stack_limit\n");
+  std::fprintf(stderr,
+               " share share_exit ipc ipc_exit module_global library_global heap_limit "
+               "printf_limit stack_limit\n");
   return 2;
 }
 
@@ -140,13 +152,20 @@ bool parse(int argc, char** argv, Options* options) {
     const std::string argument = argv[i];
     const bool value = argument == "--cap" || argument == "--device" || argument == "--hold";
     if (value && i + 1 >= argc) return false;
-    if (argument == "--cap") options->cap = parse_size(argv[++i]);
-    else if (argument == "--device") options->device = std::atoi(argv[++i]);
-    else if (argument == "--hold") options->hold_ms = std::atof(argv[++i]);
-    else if (position == 0) options->route = argument, ++position;
-    else if (position == 1) options->size = argument, ++position;
-    else if (position == 2) options->lookup = argument, ++position;
-    else return false;
+    if (argument == "--cap")
+      options->cap = parse_size(argv[++i]);
+    else if (argument == "--device")
+      options->device = std::atoi(argv[++i]);
+    else if (argument == "--hold")
+      options->hold_ms = std::atof(argv[++i]);
+    else if (position == 0)
+      options->route = argument, ++position;
+    else if (position == 1)
+      options->size = argument, ++position;
+    else if (position == 2)
+      options->lookup = argument, ++position;
+    else
+      return false;
   }
   return position >= 2 && options->cap > 0;
 }

@@ -33,7 +33,8 @@ class Contexts : public Route {
   CUresult give_back() override {
     CUresult first = CUDA_SUCCESS;
     for (CUcontext context : held_) {
-      if (CUresult code = session_.driver.cuCtxDestroy_v2(context); first == CUDA_SUCCESS) first = code;
+      if (CUresult code = session_.driver.cuCtxDestroy_v2(context); first == CUDA_SUCCESS)
+        first = code;
     }
     held_.clear();
     session_.driver.cuCtxSetCurrent(session_.context);
@@ -115,7 +116,9 @@ class All : public Route {
  public:
   explicit All(const Session& session) {
     for (const std::string& name : piece_routes()) {
-      if (name == "all" || name == "contexts" || name == "streams" || name == "green" || name == "alloc_v1") continue;
+      if (name == "all" || name == "contexts" || name == "streams" || name == "green" ||
+          name == "alloc_v1")
+        continue;
       bool missing = false;
       if (auto route = make_route(name, session, &missing)) routes_.push_back(std::move(route));
     }
@@ -139,28 +142,31 @@ class All : public Route {
 }  // namespace
 
 std::vector<std::string> piece_routes() {
-  return {"alloc",    "alloc_v1",      "pitch",         "pitch_padded",          "managed",
-          "async",    "pool",          "pool_hold",     "create",                "create_map",
-          "array_1d", "array_2d",      "array_3d",      "array_layered",         "array_cubemap",
-          "array_cubemap_layered",     "array_surface", "mipmapped",             "graph",
-          "graph_captured",            "contexts",      "streams",               "green",
-          "all"};
+  return {"alloc",         "alloc_v1",      "pitch",         "pitch_padded",
+          "managed",       "async",         "pool",          "pool_hold",
+          "create",        "create_map",    "array_1d",      "array_2d",
+          "array_3d",      "array_layered", "array_cubemap", "array_cubemap_layered",
+          "array_surface", "mipmapped",     "graph",         "graph_captured",
+          "contexts",      "streams",       "green",         "all"};
 }
 
-std::unique_ptr<Route> make_object_route(std::string_view name, const Session& session, bool* missing) {
+std::unique_ptr<Route> make_object_route(std::string_view name, const Session& session,
+                                         bool* missing) {
   *missing = false;
   if (name == "contexts") return std::make_unique<Contexts>(session);
   if (name == "streams") return std::make_unique<Streams>(session);
   if (name == "all") return std::make_unique<All>(session);
   if (name != "green") return nullptr;
-  *missing = session.driver.cuGreenCtxCreate == nullptr || session.driver.cuDeviceGetDevResource == nullptr;
+  *missing = session.driver.cuGreenCtxCreate == nullptr ||
+             session.driver.cuDeviceGetDevResource == nullptr;
   if (*missing) return nullptr;
   return std::make_unique<Green>(session);
 }
 
 std::unique_ptr<Route> make_route(std::string_view name, const Session& session, bool* missing) {
   *missing = false;
-  for (auto family : {make_linear_route, make_vmm_route, make_array_route, make_graph_route, make_object_route}) {
+  for (auto family :
+       {make_linear_route, make_vmm_route, make_array_route, make_graph_route, make_object_route}) {
     if (auto route = family(name, session, missing)) return route;
     if (*missing) return nullptr;
   }

@@ -26,11 +26,15 @@ std::vector<std::string> piece_routes();
 std::unique_ptr<Route> make_route(std::string_view name, const Session& session, bool* missing);
 
 // One family per file. Each returns null if the name is not one of its own.
-std::unique_ptr<Route> make_linear_route(std::string_view name, const Session& session, bool* missing);
+std::unique_ptr<Route> make_linear_route(std::string_view name, const Session& session,
+                                         bool* missing);
 std::unique_ptr<Route> make_vmm_route(std::string_view name, const Session& session, bool* missing);
-std::unique_ptr<Route> make_array_route(std::string_view name, const Session& session, bool* missing);
-std::unique_ptr<Route> make_graph_route(std::string_view name, const Session& session, bool* missing);
-std::unique_ptr<Route> make_object_route(std::string_view name, const Session& session, bool* missing);
+std::unique_ptr<Route> make_array_route(std::string_view name, const Session& session,
+                                        bool* missing);
+std::unique_ptr<Route> make_graph_route(std::string_view name, const Session& session,
+                                        bool* missing);
+std::unique_ptr<Route> make_object_route(std::string_view name, const Session& session,
+                                         bool* missing);
 
 struct Options {
   std::string route;

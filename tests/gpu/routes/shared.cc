@@ -62,7 +62,8 @@ class VmmExporter : public Exporter {
   CUresult release_all() override {
     CUresult first = CUDA_SUCCESS;
     for (const Piece& piece : held_) {
-      if (CUresult code = session_.driver.cuMemRelease(piece.handle); first == CUDA_SUCCESS) first = code;
+      if (CUresult code = session_.driver.cuMemRelease(piece.handle); first == CUDA_SUCCESS)
+        first = code;
     }
     held_.clear();
     return first;
@@ -98,7 +99,9 @@ class VmmImporter : public Importer {
   CUresult close_all() override {
     CUresult first = CUDA_SUCCESS;
     for (const Piece& piece : held_) {
-      if (CUresult code = session_.driver.cuMemUnmap(piece.address, piece.bytes); first == CUDA_SUCCESS) first = code;
+      if (CUresult code = session_.driver.cuMemUnmap(piece.address, piece.bytes);
+          first == CUDA_SUCCESS)
+        first = code;
       session_.driver.cuMemAddressFree(piece.address, piece.bytes);
     }
     held_.clear();
@@ -133,7 +136,8 @@ class IpcExporter : public Exporter {
   CUresult release_all() override {
     CUresult first = CUDA_SUCCESS;
     for (CUdeviceptr address : held_) {
-      if (CUresult code = session_.driver.cuMemFree_v2(address); first == CUDA_SUCCESS) first = code;
+      if (CUresult code = session_.driver.cuMemFree_v2(address); first == CUDA_SUCCESS)
+        first = code;
     }
     held_.clear();
     return first;
@@ -158,7 +162,8 @@ class IpcImporter : public Importer {
   CUresult close_all() override {
     CUresult first = CUDA_SUCCESS;
     for (CUdeviceptr address : held_) {
-      if (CUresult code = session_.driver.cuIpcCloseMemHandle(address); first == CUDA_SUCCESS) first = code;
+      if (CUresult code = session_.driver.cuIpcCloseMemHandle(address); first == CUDA_SUCCESS)
+        first = code;
     }
     held_.clear();
     return first;
@@ -248,7 +253,10 @@ int run(const Options& options, bool importer_exits) {
   line.add("granted", first.granted).add("pieces", first.pieces).add("result", first.last);
   line.add("result_name", error_name(session.driver, first.last)).add("capped", first.capped);
   line.add("import_result", import).add("granted_while_imported", while_held.granted);
-  line.add("granted_after", after.granted).add("total", session.total_bytes()).add("ok", ok).print();
+  line.add("granted_after", after.granted)
+      .add("total", session.total_bytes())
+      .add("ok", ok)
+      .print();
   return ok ? 0 : 1;
 }
 

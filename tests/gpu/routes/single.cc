@@ -30,7 +30,8 @@ CUresult library_global(const Session& session, uint64_t bytes) {
   if (session.driver.cuLibraryLoadData == nullptr) return CUDA_ERROR_NOT_SUPPORTED;
   const std::string image = module_with_array(bytes);
   CUlibrary library = nullptr;
-  CUresult code = session.driver.cuLibraryLoadData(&library, image.c_str(), nullptr, nullptr, 0, nullptr, nullptr, 0);
+  CUresult code = session.driver.cuLibraryLoadData(&library, image.c_str(), nullptr, nullptr, 0,
+                                                   nullptr, nullptr, 0);
   if (code != CUDA_SUCCESS) return code;
   CUdeviceptr address = 0;
   size_t size = 0;
@@ -58,8 +59,10 @@ CUresult printf_buffer(const Session& session, uint64_t bytes) {
 // Every thread that the card can run gets this much stack: `bytes` is what they need together.
 CUresult stack(const Session& session, uint64_t bytes) {
   int processors = 1, threads = 1;
-  session.driver.cuDeviceGetAttribute(&processors, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, session.device);
-  session.driver.cuDeviceGetAttribute(&threads, CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR, session.device);
+  session.driver.cuDeviceGetAttribute(&processors, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT,
+                                      session.device);
+  session.driver.cuDeviceGetAttribute(&threads, CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR,
+                                      session.device);
   const uint64_t each = bytes / (static_cast<uint64_t>(processors) * threads) / 16 * 16 + 1024;
   return set_limit(session, CU_LIMIT_STACK_SIZE, each);
 }

@@ -8,7 +8,8 @@ constexpr uint64_t kGranularity = 2 * kMiB;
 
 class Vmm : public Route {
  public:
-  Vmm(const Session& session, bool map) : driver_(session.driver), device_(session.device), map_(map) {}
+  Vmm(const Session& session, bool map)
+      : driver_(session.driver), device_(session.device), map_(map) {}
 
   CUresult take(uint64_t bytes, uint64_t* got) override {
     Piece piece{};
@@ -53,7 +54,8 @@ class Vmm : public Route {
     code = driver_.cuMemMap(piece->address, piece->bytes, 0, piece->handle, 0);
     if (code != CUDA_SUCCESS) return code;
     piece->mapped = true;
-    CUmemAccessDesc access{{CU_MEM_LOCATION_TYPE_DEVICE, device_}, CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
+    CUmemAccessDesc access{{CU_MEM_LOCATION_TYPE_DEVICE, device_},
+                           CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
     code = driver_.cuMemSetAccess(piece->address, piece->bytes, &access, 1);
     return code != CUDA_SUCCESS ? code : driver_.cuMemRelease(piece->handle);
   }
@@ -66,7 +68,8 @@ class Vmm : public Route {
 
 }  // namespace
 
-std::unique_ptr<Route> make_vmm_route(std::string_view name, const Session& session, bool* missing) {
+std::unique_ptr<Route> make_vmm_route(std::string_view name, const Session& session,
+                                      bool* missing) {
   if (name != "create" && name != "create_map") return nullptr;
   *missing = session.driver.cuMemCreate == nullptr;
   if (*missing) return nullptr;

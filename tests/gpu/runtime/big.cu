@@ -15,8 +15,10 @@ int main() {
   if (code == cudaSuccess) code = cudaDeviceSynchronize();
   usleep(60000);
   const bool ok = code == cudaErrorMemoryAllocation;
-  std::printf("{\"what\":\"route\",\"route\":\"runtime device array\",\"granted\":%llu,\"result\":%d,"
-              "\"result_name\":\"%s\",\"ok\":%s}\n",
-              code == cudaSuccess ? 5ULL << 30 : 0ULL, static_cast<int>(code), cudaGetErrorName(code), ok ? "true" : "false");
+  std::printf(
+      "{\"what\":\"route\",\"route\":\"runtime device array\",\"granted\":%llu,\"result\":%d,"
+      "\"result_name\":\"%s\",\"ok\":%s}\n",
+      code == cudaSuccess ? 5ULL << 30 : 0ULL, static_cast<int>(code), cudaGetErrorName(code),
+      ok ? "true" : "false");
   return ok ? 0 : 1;
 }

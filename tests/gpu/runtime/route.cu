@@ -23,10 +23,14 @@ uint64_t parse_size(const std::string& text) {
   char* end = nullptr;
   const uint64_t value = std::strtoull(text.c_str(), &end, 10);
   switch (*end) {
-    case 'K': return value << 10;
-    case 'M': return value << 20;
-    case 'G': return value << 30;
-    default: return value;
+    case 'K':
+      return value << 10;
+    case 'M':
+      return value << 20;
+    case 'G':
+      return value << 30;
+    default:
+      return value;
   }
 }
 
@@ -141,17 +145,19 @@ cudaError_t take_ipc(uint64_t bytes) {
 constexpr struct {
   const char* name;
   Take take;
-} kRoutes[] = {{"malloc", take_malloc},   {"pitch", take_pitch},         {"3d", take_3d},
-               {"managed", take_managed}, {"async", take_async},         {"pool", take_pool},
-               {"array", take_array},     {"array3d", take_array_3d},    {"mipmapped", take_mipmapped},
+} kRoutes[] = {{"malloc", take_malloc},   {"pitch", take_pitch},      {"3d", take_3d},
+               {"managed", take_managed}, {"async", take_async},      {"pool", take_pool},
+               {"array", take_array},     {"array3d", take_array_3d}, {"mipmapped", take_mipmapped},
                {"graph", take_graph},     {"ipc", take_ipc}};
 
 int print(const std::string& route, uint64_t granted, uint64_t pieces, cudaError_t code) {
   const bool ok = code == cudaErrorMemoryAllocation;
-  std::printf("{\"what\":\"route\",\"route\":\"runtime %s\",\"granted\":%llu,\"pieces\":%llu,\"result\":%d,"
-              "\"result_name\":\"%s\",\"ok\":%s}\n",
-              route.c_str(), static_cast<unsigned long long>(granted), static_cast<unsigned long long>(pieces),
-              static_cast<int>(code), cudaGetErrorName(code), ok ? "true" : "false");
+  std::printf(
+      "{\"what\":\"route\",\"route\":\"runtime %s\",\"granted\":%llu,\"pieces\":%llu,\"result\":%d,"
+      "\"result_name\":\"%s\",\"ok\":%s}\n",
+      route.c_str(), static_cast<unsigned long long>(granted),
+      static_cast<unsigned long long>(pieces), static_cast<int>(code), cudaGetErrorName(code),
+      ok ? "true" : "false");
   return ok ? 0 : 1;
 }
 
@@ -180,7 +186,8 @@ int main(int argc, char** argv) {
     if (!std::strcmp(argv[i], "--hold")) hold_ms = std::atoi(argv[i + 1]);
   }
   if (route == "ipc") start_importer();
-  if (route == "heap") return print(route, 0, 0, cudaDeviceSetLimit(cudaLimitMallocHeapSize, bytes));
+  if (route == "heap")
+    return print(route, 0, 0, cudaDeviceSetLimit(cudaLimitMallocHeapSize, bytes));
   cudaStreamCreate(&stream);
   for (const auto& row : kRoutes) {
     if (route != row.name) continue;

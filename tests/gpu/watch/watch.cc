@@ -1,9 +1,10 @@
 // watch [--device N] [--hz H]             commands on standard input: mark, follow SID, stop
-// watch [--device N] [--hz H] -- CMD...   marks, runs CMD in a session of its own, follows it, stops
+// watch [--device N] [--hz H] -- CMD...   marks, runs CMD in a session of its own, follows it,
+// stops
 //
 // The impartial witness: reads NVML with nothing preloaded, from outside the slice, and remembers
-// the highest figures. A process belongs to whom we follow if its session is the one given; it stays
-// so when it has died. Answers are lines of JSON:
+// the highest figures. A process belongs to whom we follow if its session is the one given; it
+// stays so when it has died. Answers are lines of JSON:
 //   processes   highest sum of the followed processes' memory as the driver lists it
 //   listed      highest sum over all processes, less what was listed at the mark
 //   device      highest memory in use on the card, less what was in use at the mark
@@ -39,7 +40,8 @@ class Card {
     for (size_t room = std::max<size_t>(64, list_.size());; room *= 2) {
       list_.resize(room);
       auto count = static_cast<unsigned int>(room);
-      const nvmlReturn_t code = nvml_.nvmlDeviceGetComputeRunningProcesses_v3(device_, &count, list_.data());
+      const nvmlReturn_t code =
+          nvml_.nvmlDeviceGetComputeRunningProcesses_v3(device_, &count, list_.data());
       if (code == NVML_ERROR_INSUFFICIENT_SIZE) continue;
       list_.resize(code == NVML_SUCCESS ? count : 0);
       return list_;
@@ -86,7 +88,8 @@ class Watch {
     if (!following_) return;
     uint64_t ours = 0, all = 0, count = 0;
     for (const nvmlProcessInfo_t& process : card_->processes()) {
-      if (process.usedGpuMemory == static_cast<unsigned long long>(NVML_VALUE_NOT_AVAILABLE)) continue;
+      if (process.usedGpuMemory == static_cast<unsigned long long>(NVML_VALUE_NOT_AVAILABLE))
+        continue;
       all += process.usedGpuMemory;
       if (!is_ours(static_cast<pid_t>(process.pid))) continue;
       ours += process.usedGpuMemory;
@@ -133,11 +136,15 @@ int serve(Watch* watch, double interval_ms) {
       const ssize_t n = read(STDIN_FILENO, buffer, sizeof buffer);
       if (n == 0) return 0;
       if (n > 0) pending.append(buffer, static_cast<size_t>(n));
-      for (size_t end = 0; (end = pending.find('\n')) != std::string::npos; pending.erase(0, end + 1)) {
+      for (size_t end = 0; (end = pending.find('\n')) != std::string::npos;
+           pending.erase(0, end + 1)) {
         const std::string command = pending.substr(0, end);
-        if (command == "mark") watch->mark();
-        else if (command == "stop") watch->stop();
-        else if (command.rfind("follow ", 0) == 0) watch->follow(std::atoi(command.c_str() + 7));
+        if (command == "mark")
+          watch->mark();
+        else if (command == "stop")
+          watch->stop();
+        else if (command.rfind("follow ", 0) == 0)
+          watch->follow(std::atoi(command.c_str() + 7));
       }
     }
     if (now_ms() < next) continue;
@@ -180,9 +187,12 @@ int main(int argc, char** argv) {
   char** command = nullptr;
   for (int i = 1; i < argc && command == nullptr; ++i) {
     const std::string argument = argv[i];
-    if (argument == "--device" && i + 1 < argc) device = static_cast<unsigned int>(std::atoi(argv[++i]));
-    else if (argument == "--hz" && i + 1 < argc) hz = std::atof(argv[++i]);
-    else if (argument == "--" && i + 1 < argc) command = argv + i + 1;
+    if (argument == "--device" && i + 1 < argc)
+      device = static_cast<unsigned int>(std::atoi(argv[++i]));
+    else if (argument == "--hz" && i + 1 < argc)
+      hz = std::atof(argv[++i]);
+    else if (argument == "--" && i + 1 < argc)
+      command = argv + i + 1;
     else {
       std::fprintf(stderr, "usage: watch [--device N] [--hz H] [-- CMD...]\n");
       return 2;

@@ -1,0 +1,138 @@
+// cuLaunchHostFunc: functions of the program that run when their stream reaches them, on a thread
+// that exists from the first of them on.
+#include <atomic>
+#include <condition_variable>
+#include <ctime>
+#include <map>
+#include <set>
+#include <thread>
+
+#include "driver/graph.h"
+#include "driver/objects.h"
+
+namespace softmig::sim {
+namespace {
+
+struct Task {
+  uint64_t number;
+  uint64_t when_ns;
+  CUhostFn fn;
+  void* data;
+};
+
+class Worker {
+ public:
+  uint64_t add(CUhostFn fn, void* data, uint64_t when_ns) {
+    const std::lock_guard lock(mutex_);
+    if (!started_) {
+      std::thread([this] { run(); }).detach();
+      started_ = true;
+    }
+    const uint64_t number = ++last_;
+    tasks_.emplace(when_ns, Task{number, when_ns, fn, data});
+    undone_.insert(number);
+    changed_.notify_all();
+    return number;
+  }
+
+  bool is_done(uint64_t number) {
+    const std::lock_guard lock(mutex_);
+    return undone_.empty() || *undone_.begin() > number;
+  }
+
+  void wait(uint64_t number) {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return undone_.empty() || *undone_.begin() > number; });
+  }
+
+  uint64_t last() {
+    const std::lock_guard lock(mutex_);
+    return last_;
+  }
+
+ private:
+  void run() {
+    std::unique_lock lock(mutex_);
+    for (;;) {
+      if (tasks_.empty()) {
+        changed_.wait(lock);
+        continue;
+      }
+      const uint64_t when = tasks_.begin()->first, now = monotonic_ns();
+      if (when > now) {
+        changed_.wait_for(lock, std::chrono::nanoseconds(when - now));
+        continue;
+      }
+      const Task task = tasks_.begin()->second;
+      tasks_.erase(tasks_.begin());
+      lock.unlock();
+      task.fn(task.data);
+      lock.lock();
+      undone_.erase(task.number);
+      changed_.notify_all();
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool started_ = false;
+  uint64_t last_ = 0;
+  std::multimap<uint64_t, Task> tasks_;  // by time; equal times in order of arrival
+  std::set<uint64_t> undone_;
+};
+
+Worker& worker() {
+  static auto* const one = new Worker();
+  return *one;
+}
+
+CUresult launch(Call& call, CUstream handle, CUhostFn fn, void* data, bool per_thread) {
+  CUresult code = CUDA_SUCCESS;
+  Stream* stream = find_stream(handle, per_thread, call.context(), &code);
+  if (stream == nullptr) return code;
+  if (fn == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  switch (route_of(stream, &code)) {
+    case Route::kFail: return code;
+    case Route::kCapture: {
+      Node* node = add_node(stream->capture->graph, CU_GRAPH_NODE_TYPE_HOST);
+      node->host_fn = fn;
+      node->host_data = data;
+      append_captured(stream, node);
+      return CUDA_SUCCESS;
+    }
+    case Route::kPlain: break;
+  }
+  stream->host_task = add_host_task(fn, data, enqueue(stream, 0));
+  return CUDA_SUCCESS;
+}
+
+}  // namespace
+
+uint64_t add_host_task(CUhostFn fn, void* data, uint64_t when_ns) {
+  return worker().add(fn, data, when_ns);
+}
+
+bool is_host_task_done(uint64_t task) { return task == 0 || worker().is_done(task); }
+
+void wait_for_host_task(Call& call, uint64_t task) {
+  if (is_host_task_done(task)) return;
+  call.lock().unlock();
+  worker().wait(task);
+  call.lock().lock();
+}
+
+void wait_for_host_tasks(Call& call) { wait_for_host_task(call, worker().last()); }
+
+}  // namespace softmig::sim
+
+using namespace softmig::sim;
+
+CUresult cuLaunchHostFunc(CUstream stream, CUhostFn fn, void* data) {
+  Call call(__func__);
+  return call.failed() ? call.code() : launch(call, stream, fn, data, false);
+}
+
+CUresult cuLaunchHostFunc_ptsz(CUstream stream, CUhostFn fn, void* data) {
+  Call call(__func__);
+  return call.failed() ? call.code() : launch(call, stream, fn, data, true);
+}

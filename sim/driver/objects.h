@@ -1,0 +1,69 @@
+// Streams, events, graphs: the structures behind their handles.
+#pragma once
+
+#include "driver/capture.h"
+#include "driver/core.h"
+
+namespace softmig::sim {
+
+struct Green {
+  static constexpr Mark kMark = kGreen;
+  Mark mark = kGreen;
+  Context* context = nullptr;
+  unsigned int multiprocessors = 0;
+  uint64_t id = 0;
+};
+
+struct Stream {
+  static constexpr Mark kMark = kStream;
+  Mark mark = kStream;
+  Context* context = nullptr;
+  Green* green = nullptr;
+  unsigned int flags = 0;
+  int priority = 0;
+  uint64_t id = 0;
+  uint64_t tail = 0;      // when the work is done (CLOCK_MONOTONIC, ns)
+  uint64_t host_task = 0; // the last host function, 0 for none
+  Capture* capture = nullptr;
+  std::vector<Node*> tips;  // what the next captured node depends on
+};
+
+struct Event {
+  static constexpr Mark kMark = kEvent;
+  Mark mark = kEvent;
+  Context* context = nullptr;
+  unsigned int flags = 0;
+  bool recorded = false;
+  uint64_t time = 0;
+  uint64_t host_task = 0;
+  Capture* capture = nullptr;  // recorded into this one
+  uint64_t capture_id = 0;
+  std::vector<Node*> tips;
+};
+
+struct Function {
+  static constexpr Mark kMark = kFunction;
+  Mark mark = kFunction;
+  Module* module = nullptr;
+  std::string name;
+  unsigned int parameter_bytes = 4;  // of the first one
+  bool uses_heap = false;
+  bool uses_printf = false;
+  int max_dynamic_shared = 49152;
+  int block[3] = {1, 1, 1};  // cuFuncSetBlockShape
+  std::vector<unsigned char> parameters;  // cuParamSet*
+};
+
+// Host functions in streams (host_function.cc).
+uint64_t add_host_task(CUhostFn fn, void* data, uint64_t when_ns);
+void wait_for_host_task(Call& call, uint64_t task);
+void wait_for_host_tasks(Call& call);
+bool is_host_task_done(uint64_t task);
+
+// What a kernel takes of the device's time, from its name and first parameter.
+uint64_t kernel_duration(const Function& function, void** params, void** extra);
+
+// The function that a CUfunction or CUkernel handle stands for, in the given context.
+Function* find_function(CUfunction handle, Context* context, CUresult* code);
+
+}  // namespace softmig::sim

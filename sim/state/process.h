@@ -1,0 +1,47 @@
+// The row of this program in the process table, and what it takes from the devices.
+#pragma once
+
+#include <cstdint>
+
+#include "state/state.h"
+
+namespace softmig::sim {
+
+class Process {
+ public:
+  // Takes a row and attaches to the devices whose bit is set in `devices`. Null if the table is
+  // full or the file cannot be locked.
+  static Process* enter(State* state, uint32_t devices);
+
+  State* state() { return state_; }
+  uint32_t index() const { return index_; }
+  uint32_t generation() const { return generation_; }
+  uint64_t context_listed() const { return state_->file().context_listed; }
+  uint64_t context_unlisted() const { return state_->file().context_unlisted; }
+
+  // Device memory of this process; false where the device is full. Bytes, whole pages or not.
+  bool take(int device, uint64_t listed, uint64_t unlisted = 0);
+  void give(int device, uint64_t listed, uint64_t unlisted = 0);
+
+  // The same for the memory of a context: it also counts the process as one that the lists show.
+  bool take_context(int device);
+  void give_context(int device);
+
+  // The same with the state's Guard held by the caller.
+  bool take_locked(int device, uint64_t listed, uint64_t unlisted);
+  void give_locked(int device, uint64_t listed, uint64_t unlisted);
+
+  // A kernel runs on `device` from begin to end (CLOCK_MONOTONIC, ns).
+  void note_kernel(int device, uint64_t begin_ns, uint64_t end_ns);
+
+ private:
+  Process(State* state, uint32_t index, uint32_t generation)
+      : state_(state), index_(index), generation_(generation) {}
+  Usage& usage(int device) { return state_->file().processes[index_].usage[device]; }
+
+  State* state_;
+  uint32_t index_;
+  uint32_t generation_;
+};
+
+}  // namespace softmig::sim

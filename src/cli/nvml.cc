@@ -1,0 +1,175 @@
+#include "cli/nvml.h"
+
+#include <dlfcn.h>
+#include <fmt/core.h>
+
+#include <cstring>
+
+#include "job/region.h"
+
+namespace softmig::cli {
+namespace {
+
+constexpr unsigned int kManyProcesses = 256;
+
+template <typename Info>
+void add(const Info& info, std::vector<NvmlProcess>* list) {
+  const bool known = static_cast<long long>(info.usedGpuMemory) != NVML_VALUE_NOT_AVAILABLE;
+  for (NvmlProcess& process : *list) {
+    if (process.pid != info.pid) continue;  // once for each part of a card that MIG splits
+    process.bytes += known ? info.usedGpuMemory : 0;
+    process.known = process.known && known;
+    return;
+  }
+  list->push_back({info.pid, known ? info.usedGpuMemory : 0, known});
+}
+
+// One version of the list; the array grows until the driver is content with it.
+template <typename Info>
+std::optional<std::vector<NvmlProcess>> list_with(nvmlReturn_t (*function)(nvmlDevice_t,
+                                                                           unsigned int*, Info*),
+                                                  nvmlDevice_t device) {
+  std::vector<Info> infos(kManyProcesses);
+  for (int attempt = 0; attempt < 4; attempt++) {
+    auto count = static_cast<unsigned int>(infos.size());
+    const nvmlReturn_t result = function(device, &count, infos.data());
+    if (result == NVML_ERROR_INSUFFICIENT_SIZE) {
+      infos.resize(std::max<size_t>(infos.size() * 2, count + kManyProcesses));
+      continue;
+    }
+    if (result != NVML_SUCCESS) return std::nullopt;
+    std::vector<NvmlProcess> list;
+    for (unsigned int i = 0; i < count && i < infos.size(); i++) add(infos[i], &list);
+    return list;
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+struct Nvml::Functions {
+#define SM_NVML_FUNCTIONS(X)                 \
+  X(nvmlInit_v2)                             \
+  X(nvmlShutdown)                            \
+  X(nvmlErrorString)                         \
+  X(nvmlSystemGetDriverVersion)              \
+  X(nvmlDeviceGetCount_v2)                   \
+  X(nvmlDeviceGetHandleByIndex_v2)           \
+  X(nvmlDeviceGetName)                       \
+  X(nvmlDeviceGetUUID)                       \
+  X(nvmlDeviceGetMemoryInfo)                 \
+  X(nvmlDeviceGetMemoryInfo_v2)              \
+  X(nvmlDeviceGetComputeRunningProcesses)    \
+  X(nvmlDeviceGetComputeRunningProcesses_v2) \
+  X(nvmlDeviceGetComputeRunningProcesses_v3)
+#define SM_POINTER(name) decltype(&::name) name = nullptr;
+  SM_NVML_FUNCTIONS(SM_POINTER)
+#undef SM_POINTER
+
+  explicit Functions(void* library) {
+#define SM_FIND(symbol) symbol = reinterpret_cast<decltype(symbol)>(dlsym(library, #symbol));
+    SM_NVML_FUNCTIONS(SM_FIND)
+#undef SM_FIND
+#undef SM_NVML_FUNCTIONS
+  }
+
+  bool usable() const {
+    return nvmlInit_v2 != nullptr && nvmlShutdown != nullptr && nvmlDeviceGetCount_v2 != nullptr &&
+           nvmlDeviceGetHandleByIndex_v2 != nullptr && nvmlDeviceGetName != nullptr &&
+           nvmlDeviceGetUUID != nullptr;
+  }
+};
+
+Nvml::Nvml() = default;
+
+Nvml::~Nvml() {
+  if (started_) call_->nvmlShutdown();
+}
+
+std::unique_ptr<Nvml> Nvml::open(std::string* error, const std::string& library) {
+  std::unique_ptr<Nvml> nvml(new Nvml);
+  *error = nvml->start(library);
+  return error->empty() ? std::move(nvml) : nullptr;
+}
+
+std::string Nvml::start(const std::string& library) {
+  library_ = dlopen(library.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (library_ == nullptr) return "NVML (" + library + ") is not there";
+  call_ = std::make_unique<Functions>(library_);
+  if (!call_->usable()) return library + " is not NVML, or a very old one";
+  const nvmlReturn_t result = call_->nvmlInit_v2();
+  if (result != NVML_SUCCESS) {
+    const char* text = call_->nvmlErrorString != nullptr ? call_->nvmlErrorString(result) : "";
+    return fmt::format("NVML does not start: {} ({})", text, static_cast<int>(result));
+  }
+  started_ = true;
+  find_devices();
+  return {};
+}
+
+void Nvml::find_devices() {
+  unsigned int count = 0;
+  if (call_->nvmlDeviceGetCount_v2(&count) != NVML_SUCCESS) return;
+  for (unsigned int i = 0; i < count; i++) {
+    NvmlDevice device;
+    device.index = static_cast<int>(i);
+    char name[NVML_DEVICE_NAME_V2_BUFFER_SIZE] = {}, uuid[NVML_DEVICE_UUID_V2_BUFFER_SIZE] = {};
+    // A card that fell off the bus, or one that this job may not open, is left out.
+    if (call_->nvmlDeviceGetHandleByIndex_v2(i, &device.handle) != NVML_SUCCESS ||
+        call_->nvmlDeviceGetUUID(device.handle, uuid, sizeof uuid) != NVML_SUCCESS) {
+      continue;
+    }
+    call_->nvmlDeviceGetName(device.handle, name, sizeof name);
+    device.name = name;
+    device.uuid_text = uuid;
+    if (!policy::parse_uuid(uuid, &device.uuid)) continue;
+    device.key = job::device_key(device.uuid);
+    devices_.push_back(device);
+  }
+}
+
+const NvmlDevice* Nvml::device_with_key(uint64_t key) const {
+  for (const NvmlDevice& device : devices_) {
+    if (device.key == key) return &device;
+  }
+  return nullptr;
+}
+
+std::string Nvml::driver_version() const {
+  char text[NVML_SYSTEM_DRIVER_VERSION_BUFFER_SIZE] = {};
+  if (call_->nvmlSystemGetDriverVersion != nullptr) {
+    call_->nvmlSystemGetDriverVersion(text, sizeof text);
+  }
+  return text;
+}
+
+std::optional<NvmlMemory> Nvml::memory(nvmlDevice_t device) const {
+  if (call_->nvmlDeviceGetMemoryInfo_v2 != nullptr) {
+    nvmlMemory_v2_t memory = {};
+    memory.version = nvmlMemory_v2;
+    if (call_->nvmlDeviceGetMemoryInfo_v2(device, &memory) == NVML_SUCCESS) {
+      return NvmlMemory{memory.total, memory.used};
+    }
+  }
+  nvmlMemory_t memory = {};
+  if (call_->nvmlDeviceGetMemoryInfo == nullptr ||
+      call_->nvmlDeviceGetMemoryInfo(device, &memory) != NVML_SUCCESS) {
+    return std::nullopt;
+  }
+  return NvmlMemory{memory.total, memory.used};
+}
+
+std::optional<std::vector<NvmlProcess>> Nvml::processes(nvmlDevice_t device) const {
+  if (call_->nvmlDeviceGetComputeRunningProcesses_v3 != nullptr) {
+    return list_with(call_->nvmlDeviceGetComputeRunningProcesses_v3, device);
+  }
+  if (call_->nvmlDeviceGetComputeRunningProcesses_v2 != nullptr) {
+    return list_with(call_->nvmlDeviceGetComputeRunningProcesses_v2, device);
+  }
+  if (call_->nvmlDeviceGetComputeRunningProcesses != nullptr) {
+    return list_with(call_->nvmlDeviceGetComputeRunningProcesses, device);
+  }
+  return std::nullopt;
+}
+
+}  // namespace softmig::cli

@@ -1,0 +1,139 @@
+#include "job/region_view.h"
+
+#include <errno.h>
+
+#include "policy/ledger.h"
+#include "sys/files.h"
+#include "sys/proc.h"
+#include "sys/publish.h"
+
+namespace softmig::job {
+namespace {
+
+// The file as bytes in an array of ours: atomics are then plain words that nobody else writes.
+constexpr size_t kChunkSlots = 8, kChunkObjects = 16;
+
+uint64_t word(const std::atomic<uint64_t>& from) { return from.load(std::memory_order_relaxed); }
+
+uint64_t bytes_of(uint64_t units) { return (units < UINT32_MAX ? units : UINT32_MAX) * abi::kUnit; }
+
+class Reader {
+ public:
+  explicit Reader(int fd) : fd_(fd) {}
+  ~Reader() { sys::close_file(fd_); }
+  Reader(const Reader&) = delete;
+  Reader& operator=(const Reader&) = delete;
+
+  template <typename T>
+  bool read(T* to, size_t count) {
+    const long size = static_cast<long>(count * sizeof(T));
+    return sys::read_some(fd_, reinterpret_cast<char*>(to), count * sizeof(T)) == size;
+  }
+
+ private:
+  int fd_;
+};
+
+bool is_region(int fd) {
+  sys::FileStatus status;
+  return sys::status_of_fd(fd, &status) && status.is_regular() && status.size >= abi::kRegionSize;
+}
+
+bool is_ours(const abi::RegionHeader& header) {
+  return header.magic == abi::kRegionMagic && header.version == abi::kRegionVersion &&
+         header.header_size == sizeof(abi::RegionHeader) &&
+         header.slot_size == sizeof(abi::RegionSlot) && header.max_slots == abi::kMaxSlots &&
+         header.max_devices == abi::kMaxDevices;
+}
+
+void take_header(const abi::RegionHeader& header, RegionView* view) {
+  view->created_ns = header.created_ns;
+  for (uint32_t i = 0; i < abi::kMaxDevices; i++) {
+    const abi::RegionDevice& from = header.device[i];
+    if (word(from.key) == 0) continue;
+    view->device[i] = {.key = word(from.key),
+                       .used = bytes_of(policy::used_units(word(from.use))),
+                       .peak = bytes_of(word(from.peak)),
+                       .exported = 0,
+                       .refusals = word(from.refusals)};
+  }
+}
+
+bool take_objects(Reader& reader, RegionView* view) {
+  abi::RegionObject chunk[kChunkObjects];
+  for (uint32_t at = 0; at < abi::kMaxObjects; at += kChunkObjects) {
+    if (!reader.read(chunk, kChunkObjects)) return false;
+    for (const abi::RegionObject& object : chunk) {
+      const uint32_t device = object.device.load(std::memory_order_relaxed);
+      if (word(object.key) == 0 || device >= abi::kMaxDevices) continue;
+      view->device[device].exported += bytes_of(policy::charged_units(word(object.account.charge)));
+    }
+  }
+  return true;
+}
+
+// False: nobody's slot, or that of a process which is gone.
+bool take_slot(const abi::RegionSlot& slot, const char* proc_root, uint64_t my_namespace,
+               ViewedProcess* process) {
+  const abi::PackedOwner owner = word(slot.owner);
+  const uint32_t pid = policy::owner_pid(owner);
+  if (owner == 0 || pid == 0) return false;
+  *process = {.pid = pid,
+              .uid = slot.uid.load(std::memory_order_relaxed),
+              .start_ticks = policy::owner_start(owner),
+              .pid_namespace = word(slot.pid_namespace)};
+  process->foreign = process->pid_namespace != 0 && process->pid_namespace != my_namespace;
+  if (proc_root != nullptr && !process->foreign &&
+      sys::is_gone(proc_root, pid, process->start_ticks)) {
+    return false;
+  }
+  for (uint32_t i = 0; i < abi::kMaxDevices; i++) {
+    const abi::RegionAccount& account = slot.device[i];
+    process->charge[i] = word(account.charge);
+    process->bytes[i] = bytes_of(policy::charged_units(process->charge[i]));
+    const uint64_t contexts = bytes_of(word(account.contexts));
+    process->context_bytes[i] = contexts < process->bytes[i] ? contexts : process->bytes[i];
+  }
+  return true;
+}
+
+bool take_slots(Reader& reader, uint32_t count, const char* proc_root, RegionView* view,
+                ViewedProcess* process, int capacity) {
+  const uint64_t my_namespace = sys::pid_namespace();
+  abi::RegionSlot chunk[kChunkSlots];
+  for (uint32_t at = 0; at < count; at += kChunkSlots) {
+    const size_t wanted = count - at < kChunkSlots ? count - at : kChunkSlots;
+    if (!reader.read(chunk, wanted)) return false;
+    for (size_t i = 0; i < wanted; i++) {
+      ViewedProcess found;
+      if (!take_slot(chunk[i], proc_root, my_namespace, &found)) continue;
+      if (view->process_count == capacity) {
+        view->more = true;
+        return true;
+      }
+      process[view->process_count++] = found;
+    }
+  }
+  return true;
+}
+
+}  // namespace
+
+ViewStatus view_region(const char* path, const char* proc_root, RegionView* view,
+                       ViewedProcess* process, int capacity) {
+  *view = {};
+  const int fd = sys::open_untrusted(path);
+  if (fd < 0)
+    return errno == ENOENT || errno == ENOTDIR ? ViewStatus::kMissing : ViewStatus::kForbidden;
+  Reader reader(fd);
+  abi::RegionHeader header;
+  if (!is_region(fd) || !reader.read(&header, 1) || !is_ours(header)) return ViewStatus::kForeign;
+  take_header(header, view);
+  uint32_t count = header.high_water.load(std::memory_order_relaxed);
+  if (count > abi::kMaxSlots) count = abi::kMaxSlots;
+  // Cut while it is read: what was there by then is shown.
+  if (take_objects(reader, view)) take_slots(reader, count, proc_root, view, process, capacity);
+  return ViewStatus::kOk;
+}
+
+}  // namespace softmig::job

@@ -1,0 +1,51 @@
+// A look at a job's region from outside, without mapping it: its user may cut the file or fill it
+// with anything. Everything that is read here is bounded and checked.
+#pragma once
+
+#include <cstdint>
+
+#include "abi/region.h"
+
+namespace softmig::job {
+
+struct ViewedDevice {
+  uint64_t key = 0;   // as abi::RegionDevice::key, 0: unused
+  uint64_t used = 0;  // bytes, as are the next two
+  uint64_t peak = 0;
+  uint64_t exported = 0;  // of `used`: charged to exported memory, not to a process
+  uint64_t refusals = 0;
+};
+
+struct ViewedProcess {
+  uint32_t pid = 0;  // in the pid namespace `pid_namespace`
+  uint32_t uid = 0;  // as it said itself
+  uint64_t start_ticks = 0;
+  uint64_t pid_namespace = 0;  // 0: not told yet
+  bool foreign = false;        // in a pid namespace that is not the caller's: may be dead
+  uint64_t bytes[abi::kMaxDevices] = {};
+  uint64_t context_bytes[abi::kMaxDevices] = {};  // of `bytes`
+  // The words themselves: the same word in two looks means that nothing changed between them.
+  abi::PackedCharge charge[abi::kMaxDevices] = {};
+};
+
+struct RegionView {
+  uint64_t created_ns = 0;  // CLOCK_REALTIME
+  ViewedDevice device[abi::kMaxDevices];
+  int process_count = 0;  // entries filled in the caller's array
+  bool more = false;      // there were more processes than the array holds
+};
+
+enum class ViewStatus {
+  kOk,
+  kMissing,    // no such file
+  kForbidden,  // cannot be opened
+  kForeign,    // not a region: no regular file, too short, other magic or sizes
+};
+
+// Reads the region at `path`. With a `proc_root` ("/proc"), processes of the caller's pid namespace
+// that are gone are left out; null lists every slot with an owner. At most `capacity` processes are
+// written to `process` (null with 0 is fine).
+ViewStatus view_region(const char* path, const char* proc_root, RegionView* view,
+                       ViewedProcess* process, int capacity);
+
+}  // namespace softmig::job

@@ -1,0 +1,41 @@
+// The small programs that the documentation promises in build/test: each takes memory by one route
+// and says in words how it ended. Without a GPU they print SKIP and succeed.
+#pragma once
+
+#include <cstdio>
+#include <functional>
+
+#include "common/gpu.h"
+
+namespace softmig::gpu_test {
+
+using TakePiece = std::function<CUresult(const Session&, uint64_t bytes)>;
+
+// Takes pieces of 64 MiB until one is refused, and prints what was granted. With a limit in force
+// the end must be CUDA_ERROR_OUT_OF_MEMORY before `total` is passed.
+inline int take_until_refused(const char* what, const TakePiece& take) {
+  constexpr uint64_t kPiece = 64 * kMiB;
+  Session session;
+  std::string step;
+  const CUresult opened = session.open(Lookup{}, 0, &step);
+  if (opened == CUDA_ERROR_SHARED_OBJECT_INIT_FAILED || opened == CUDA_ERROR_NO_DEVICE) {
+    std::printf("SKIP: no GPU (%s)\n", step.c_str());
+    return 0;
+  }
+  if (opened != CUDA_SUCCESS) {
+    std::printf("FAIL: %s: %s\n", step.c_str(), error_name(session.driver, opened).c_str());
+    return 1;
+  }
+  const uint64_t total = session.total_bytes();
+  std::printf("total %llu MiB, free %llu MiB\n", static_cast<unsigned long long>(total / kMiB),
+              static_cast<unsigned long long>(session.free_bytes() / kMiB));
+  uint64_t granted = 0;
+  CUresult last = CUDA_SUCCESS;
+  while (granted <= total && (last = take(session, kPiece)) == CUDA_SUCCESS) granted += kPiece;
+  std::printf("%s: %llu MiB granted, then %s\n", what,
+              static_cast<unsigned long long>(granted / kMiB),
+              error_name(session.driver, last).c_str());
+  return last == CUDA_ERROR_OUT_OF_MEMORY ? 0 : 1;
+}
+
+}  // namespace softmig::gpu_test

@@ -1,0 +1,28 @@
+#!/usr/bin/env python3
+"""Writes what the door tests need from data/surface.
+
+    names.py SURFACE_DIR OUT_DIR
+
+names.txt      every driver symbol, a line each
+names.inc      NAME(symbol) for each
+link_stub.c    a libcuda.so.1 that a program can be linked with where no driver is installed
+"""
+
+import pathlib
+import sys
+
+
+def main():
+    surface, out = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
+    names = []
+    for table in sorted(surface.glob("*.tsv")):
+        names += [line.split("\t")[0] for line in table.read_text().splitlines()[1:]]
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "names.txt").write_text("".join(f"{name}\n" for name in names))
+    (out / "names.inc").write_text("".join(f"NAME({name})\n" for name in names))
+    (out / "link_stub.c").write_text(
+        "".join(f"int {name}(void);\nint {name}(void) {{ return 34; }}\n" for name in names))
+
+
+if __name__ == "__main__":
+    main()
