@@ -221,6 +221,7 @@ void remove_range(Range* range);
 // Takes pages (or a packed piece) in the context for an allocation. Returns the address, or 0.
 uint64_t take_linear(Context* context, Arena* arena, uint64_t bytes, uint64_t alignment);
 bool free_linear(uint64_t address);
+Range* make_managed(Context* context, uint64_t bytes);  // null where the host has no room
 void free_range(Range* range);            // with what it holds
 void free_context_memory(Context* context);
 

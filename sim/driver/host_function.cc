@@ -1,6 +1,6 @@
 // cuLaunchHostFunc: functions of the program that run when their stream reaches them, on a thread
 // that exists from the first of them on.
-#include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <ctime>
 #include <map>
@@ -35,19 +35,21 @@ class Worker {
     return number;
   }
 
+  // Earlier tasks of the same stream ran before it: one thread runs them all, in order of time.
   bool is_done(uint64_t number) {
     const std::lock_guard lock(mutex_);
-    return undone_.empty() || *undone_.begin() > number;
+    return undone_.count(number) == 0;
   }
 
   void wait(uint64_t number) {
     std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return undone_.empty() || *undone_.begin() > number; });
+    changed_.wait(lock, [&] { return undone_.count(number) == 0; });
   }
 
-  uint64_t last() {
-    const std::lock_guard lock(mutex_);
-    return last_;
+  void wait_for_all() {
+    std::unique_lock lock(mutex_);
+    const uint64_t last = last_;
+    changed_.wait(lock, [&] { return undone_.empty() || *undone_.begin() > last; });
   }
 
  private:
@@ -121,7 +123,11 @@ void wait_for_host_task(Call& call, uint64_t task) {
   call.lock().lock();
 }
 
-void wait_for_host_tasks(Call& call) { wait_for_host_task(call, worker().last()); }
+void wait_for_host_tasks(Call& call) {
+  call.lock().unlock();
+  worker().wait_for_all();
+  call.lock().lock();
+}
 
 }  // namespace softmig::sim
 

@@ -206,6 +206,17 @@ void free_context_memory(Context* context) {
   for (Arena* arena : {&context->linear, &context->low, &context->module, &context->array}) arena->clear();
 }
 
+Range* make_managed(Context* context, uint64_t bytes) {
+  const uint64_t rounded = round_up(bytes, 4096);
+  void* at = rounded < bytes ? MAP_FAILED
+                             : mmap(nullptr, rounded, PROT_READ | PROT_WRITE,
+                                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (at == MAP_FAILED) return nullptr;
+  Range* range = add_range(RangeKind::kManaged, reinterpret_cast<uint64_t>(at), rounded, context->device, context);
+  range->asked = bytes;
+  return range;
+}
+
 void touch_managed(Range* range, uint64_t address, uint64_t bytes) {
   Context* context = current_context();
   if (context == nullptr || bytes == 0) return;
@@ -288,15 +299,9 @@ CUresult cuMemAllocManaged(CUdeviceptr* out, std::size_t bytes, unsigned int fla
     return CUDA_ERROR_INVALID_VALUE;
   }
   if (call.forbidden_in_capture()) return call.code();
-  const uint64_t rounded = round_up(bytes, 4096);
-  void* at = rounded < bytes ? MAP_FAILED
-                             : mmap(nullptr, rounded, PROT_READ | PROT_WRITE,
-                                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (at == MAP_FAILED) return CUDA_ERROR_OUT_OF_MEMORY;
-  const auto base = reinterpret_cast<uint64_t>(at);
-  Range* range = add_range(RangeKind::kManaged, base, rounded, call.device(), call.context());
-  range->asked = bytes;
-  *out = base;
+  const Range* range = make_managed(call.context(), bytes);
+  if (range == nullptr) return CUDA_ERROR_OUT_OF_MEMORY;
+  *out = range->base;
   return CUDA_SUCCESS;
 }
 

@@ -80,6 +80,8 @@ bool is_held(const State& state, const ObjectRow& row) {
 }
 
 void drop(State* state, ObjectRow* row) {
+  const auto index = static_cast<uint32_t>(row - state->file().objects);
+  unlink(content_path(*state, {index, row->nonce}).c_str());
   row->state.store(RowState::kFree, std::memory_order_release);
   state->give(static_cast<int>(row->device), row->bytes);
 }
@@ -96,6 +98,10 @@ uint32_t lister(const State& state, const ObjectRow& row) {
 }
 
 }  // namespace
+
+std::string content_path(const State& state, ObjectId id) {
+  return state.path() + ".data." + std::to_string(id.index) + "." + std::to_string(id.nonce);
+}
 
 ObjectRow* find_object(State* state, ObjectId id) {
   if (!id || id.index >= state->file().objects_end.load(std::memory_order_acquire)) return nullptr;

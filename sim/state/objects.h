@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "state/layout.h"
 
@@ -17,6 +18,9 @@ struct ObjectId {
   uint32_t nonce = 0;
   explicit operator bool() const { return nonce != 0; }
 };
+
+// Where the content of an object is kept, for all its holders; the file may not exist.
+std::string content_path(const State& state, ObjectId id);
 
 // The live object, or null.
 ObjectRow* find_object(State* state, ObjectId id);

@@ -55,7 +55,9 @@ struct alignas(64) RegionSlot {
   std::atomic<uint64_t> pid_namespace;  // inode of /proc/self/ns/pid, 0 until the owner is ready
   std::atomic<uint32_t> uid;
   uint32_t reserved0;
-  uint64_t reserved[5];
+  std::atomic<uint64_t> dead_owner;     // the owner, once somebody saw that it is dead,
+  std::atomic<uint64_t> dead_since_ns;  // and when that was (CLOCK_MONOTONIC)
+  uint64_t reserved[3];
   RegionAccount device[kMaxDevices];
 };
 

@@ -103,7 +103,8 @@ class Measure {
       if (!opened.ok) throw Failure(failed_text("making a context", opened));
       // Without a compiler for its code the driver still makes the context, which is most of it.
       worker->launch();
-      sample.on_card = used() - std::min(before, used());
+      const uint64_t now = used();
+      sample.on_card = now > before ? now - before : 0;
       sample.listed = listed(worker->pid());
     }
     for (int i = 0; i < kPolls && !sample.still; i++) {
@@ -246,8 +247,7 @@ void calibrate(const Options& options) {
   fmt::print("written to {}\n", options.output);
 }
 
-constexpr const char* kFooter = R"(
-A process makes a context on one GPU of each model, loads a module and runs a kernel; the cost is
+constexpr const char* kFooter = R"(A process makes a context on one GPU of each model, loads a module and runs a kernel; the cost is
 the larger of what the driver lists for it and what the card has less, the median of three times,
 plus 1/32 for streams, rounded up to 2 MiB. Where other processes use the GPU meanwhile, the
 measurement is repeated, up to ten times. Programs that start afterwards reserve this cost.)";

@@ -131,7 +131,7 @@ void add_config(CLI::App& app, int* status) {
   CLI::App* check = config->add_subcommand("check", "Read configs as the library would");
   check->add_option("FILE", *files, "Configs; - is standard input")->required();
   check->footer(
-      "\nEvery error names file, line, key and text. Exit status: 0 all can be used, 1 not.");
+      "Every error names file, line, key and text. Exit status: 0 all can be used, 1 not.");
   check->callback([files, status] {
     bool good = true;
     for (const std::string& file : *files) good = Check(file)() && good;

@@ -3,6 +3,8 @@
 #include <fmt/core.h>
 #include <unistd.h>
 
+#include <CLI/Config.hpp>
+#include <CLI/Formatter.hpp>
 #include <cstdlib>
 #include <memory>
 #include <optional>
@@ -247,9 +249,10 @@ class Run {
                whole ? fmt::format("{}M", bytes / base::kMiB) : fmt::format("{}", bytes));
     export_one(kSmKey, options_.sm, fmt::format("{}", limits_.sm.general));
     if (!options_.slots.empty()) environment_.set(kSlotsKey, options_.slots);
+    const char* rest = inside_ ? "as before" : "no limit";
     say(fmt::format("limits: memory {}, GPU time {}",
-                    options_.memory.empty() ? "as before" : size_text(bytes),
-                    options_.sm.empty() ? "as before" : options_.sm + " %"));
+                    options_.memory.empty() ? rest : size_text(bytes),
+                    options_.sm.empty() ? rest : options_.sm + " %"));
   }
 
   // A fresh slice has the limits that were given and no others.
@@ -275,8 +278,7 @@ class Run {
   std::unique_ptr<SliceDir> slice_;
 };
 
-constexpr const char* kFooter = R"(
-The program keeps its arguments, its environment, its terminal and its signals; softmig run ends
+constexpr const char* kFooter = R"(The program keeps its arguments, its environment, its terminal and its signals; softmig run ends
 as it ends. Examples:
   softmig run --memory 4G -- python train.py --epochs 3
   softmig run --memory 12G --sm 25 --device 1 -- ./simulate
@@ -284,29 +286,37 @@ as it ends. Examples:
 Exit status: that of the program (128+N if signal N ended it); 125 if softmig run itself failed,
 126 if the program cannot be run, 127 if it was not found.)";
 
+class Formatter : public CLI::Formatter {
+ public:
+  std::string make_usage(const CLI::App* app, std::string name) const override {
+    std::string usage = CLI::Formatter::make_usage(app, std::move(name));
+    while (usage.ends_with('\n')) usage.pop_back();
+    return usage + " [--] COMMAND [ARGUMENTS...]\n";
+  }
+};
+
 }  // namespace
 
 void add_run(CLI::App& app, const Rest& rest, int* status) {
   auto options = std::make_shared<Options>();
   CLI::App* run = app.add_subcommand("run", "Run a program in a fresh slice of a GPU");
-  run->usage("Usage: softmig run [OPTIONS] [--] COMMAND [ARGUMENTS...]");
+  run->formatter(std::make_shared<Formatter>());
   run->footer(kFooter);
   run->prefix_command();
   run->add_option("-m,--memory", options->memory,
-                  "GPU memory of all processes of the slice together, contexts included: 4G, 512M")
+                  "GPU memory of the slice, contexts included: 4G, 512M")
       ->type_name("SIZE");
   run->add_option("--sm", options->sm, "Share of each GPU's time, 1 to 100")->type_name("PERCENT");
   run->add_option("--slots", options->slots, "Slots of a frame of GPU time, such as 0,2/4")
       ->type_name("LIST/COUNT");
   run->add_option("-d,--device", options->device,
-                  "GPUs that the program may see: CUDA's numbers or UUIDs, separated by commas")
+                  "GPUs to be seen: CUDA's numbers or UUIDs, with commas")
       ->type_name("LIST");
   run->add_option("--sim", options->sim, "Simulated GPUs in place of the real ones: 2x48G")
       ->type_name("COUNTxSIZE");
-  run->add_option("--sim-cuda", options->sim_cuda, "CUDA version of the simulated driver")
-      ->check(CLI::IsMember({kSimulatedCuda[0], kSimulatedCuda[1], kSimulatedCuda[2]}))
-      ->type_name("VERSION")
-      ->capture_default_str();
+  run->add_option("--sim-cuda", options->sim_cuda, "CUDA of the simulated driver: 13.0 (default), 12.4, 12.0")
+      ->check(CLI::IsMember({kSimulatedCuda[0], kSimulatedCuda[1], kSimulatedCuda[2]}, CLI::ignore_case))
+      ->type_name("VERSION");
   run->add_option("--library", options->library, "The libsoftmig.so to load")->type_name("PATH");
   run->add_flag("-v,--verbose", options->verbose, "Say on standard error what is done");
   run->callback([run, options, &rest, status] {

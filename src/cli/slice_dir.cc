@@ -12,6 +12,7 @@
 #include <ctime>
 #include <filesystem>
 #include <fstream>
+#include <initializer_list>
 #include <iterator>
 
 #include "cli/failure.h"
@@ -84,8 +85,8 @@ bool environment_holds(pid_t pid, std::string_view text) {
 std::vector<std::string> slice_places() {
   std::vector<std::string> places;
   // The last one goes away when its user logs out, under a program that runs on.
-  for (const char* place : {std::getenv("SLURM_TMPDIR"), static_cast<const char*>("/tmp"),
-                            static_cast<const char*>(std::getenv("XDG_RUNTIME_DIR"))}) {
+  for (const char* place : std::initializer_list<const char*>{std::getenv("SLURM_TMPDIR"), "/tmp",
+                                                              std::getenv("XDG_RUNTIME_DIR")}) {
     if (is_usable_place(place)) places.emplace_back(place);
   }
   return places;

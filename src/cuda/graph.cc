@@ -4,6 +4,7 @@
 #include "cuda/state.h"
 #include "sys/memory.h"
 
+SM_DRIVER(cuDeviceGraphMemTrim);
 SM_DRIVER(cuGraphGetNodes);
 SM_DRIVER(cuGraphNodeGetType);
 SM_DRIVER(cuGraphMemAllocNodeGetParams);
@@ -115,8 +116,8 @@ bool is_capturing(CUstream stream) {
          status != CU_STREAM_CAPTURE_STATUS_NONE;
 }
 
-template <typename Trim, typename Call>
-CUresult run_graph(CUgraphExec exec, CUstream stream, Trim trim, Call call) {
+template <typename Call>
+CUresult run_graph(CUgraphExec exec, CUstream stream, Call call) {
   Record record;
   if (tables.graphs.empty() || !tables.graphs.find(reinterpret_cast<uint64_t>(exec), &record) ||
       is_capturing(stream)) {
@@ -125,11 +126,7 @@ CUresult run_graph(CUgraphExec exec, CUstream stream, Trim trim, Call call) {
   // A graph that ran since the last trim runs in the memory that is held already.
   const uint64_t trims = g_trims.load(std::memory_order_acquire);
   const uint64_t needed = record.detail == trims ? 0 : record.bytes;
-  if (needed != 0 && !slice().try_reserve(record.device, needed)) {
-    trim(g_memory[record.device].ordinal);
-    settle(record.device);
-    if (!slice().reserve(record.device, needed)) return CUDA_ERROR_OUT_OF_MEMORY;
-  }
+  if (needed != 0 && !reserve(record.device, needed)) return CUDA_ERROR_OUT_OF_MEMORY;
   const CUresult result = call();
   settle(record.device);
   if (needed != 0) slice().release(record.device, needed);
@@ -143,20 +140,22 @@ CUresult run_graph(CUgraphExec exec, CUstream stream, Trim trim, Call call) {
 }
 
 }  // namespace
+
+bool release_graph_memory(int device) {
+  GraphMemory& memory = g_memory[device];
+  const uint64_t before = memory.reserved;
+  if (before == 0) return false;
+  g_trims.fetch_add(1, std::memory_order_acq_rel);
+  next_cuDeviceGraphMemTrim(memory.ordinal);
+  settle(device);
+  return memory.reserved < before;
+}
+
 }  // namespace softmig::cuda
 
 using softmig::cuda::active;
 using softmig::cuda::keep_exec;
 using softmig::cuda::run_graph;
-
-SM_HOOK(cuDeviceGraphMemTrim, 11040) CUresult cuDeviceGraphMemTrim(CUdevice ordinal) {
-  const CUresult result = next_cuDeviceGraphMemTrim(ordinal);
-  if (!active()) return result;
-  softmig::cuda::g_trims.fetch_add(1, std::memory_order_acq_rel);
-  const int device = softmig::cuda::device_of(ordinal);
-  if (device >= 0 && softmig::cuda::g_memory[device].ordinal >= 0) softmig::cuda::settle(device);
-  return result;
-}
 
 SM_HOOK(cuGraphInstantiate, 10000)
 CUresult cuGraphInstantiate(CUgraphExec* out, CUgraph graph, CUgraphNode* error_node, char* log,
@@ -195,24 +194,20 @@ SM_HOOK(cuGraphExecDestroy, 10000) CUresult cuGraphExecDestroy(CUgraphExec exec)
 
 SM_HOOK(cuGraphLaunch, 10000) CUresult cuGraphLaunch(CUgraphExec exec, CUstream stream) {
   if (!active()) return next_cuGraphLaunch(exec, stream);
-  return run_graph(exec, stream, cuDeviceGraphMemTrim,
-                   [&] { return next_cuGraphLaunch(exec, stream); });
+  return run_graph(exec, stream, [&] { return next_cuGraphLaunch(exec, stream); });
 }
 
 SM_HOOK(cuGraphLaunch_ptsz, 10000) CUresult cuGraphLaunch_ptsz(CUgraphExec exec, CUstream stream) {
   if (!active()) return next_cuGraphLaunch_ptsz(exec, stream);
-  return run_graph(exec, stream, cuDeviceGraphMemTrim,
-                   [&] { return next_cuGraphLaunch_ptsz(exec, stream); });
+  return run_graph(exec, stream, [&] { return next_cuGraphLaunch_ptsz(exec, stream); });
 }
 
 SM_HOOK(cuGraphUpload, 11010) CUresult cuGraphUpload(CUgraphExec exec, CUstream stream) {
   if (!active()) return next_cuGraphUpload(exec, stream);
-  return run_graph(exec, stream, cuDeviceGraphMemTrim,
-                   [&] { return next_cuGraphUpload(exec, stream); });
+  return run_graph(exec, stream, [&] { return next_cuGraphUpload(exec, stream); });
 }
 
 SM_HOOK(cuGraphUpload_ptsz, 11010) CUresult cuGraphUpload_ptsz(CUgraphExec exec, CUstream stream) {
   if (!active()) return next_cuGraphUpload_ptsz(exec, stream);
-  return run_graph(exec, stream, cuDeviceGraphMemTrim,
-                   [&] { return next_cuGraphUpload_ptsz(exec, stream); });
+  return run_graph(exec, stream, [&] { return next_cuGraphUpload_ptsz(exec, stream); });
 }

@@ -1,6 +1,6 @@
 // Green contexts: a part of the processors, on top of the primary context, to which each holds a
 // reference and which it makes where there is none.
-#include "hook/hook.h"
+#include "cuda/state.h"
 
 SM_HOOK(cuGreenCtxCreate, 12040)
 CUresult cuGreenCtxCreate(CUgreenCtx* out, CUdevResourceDesc resources, CUdevice device,
@@ -9,7 +9,9 @@ CUresult cuGreenCtxCreate(CUgreenCtx* out, CUdevResourceDesc resources, CUdevice
   CUcontext primary = nullptr;
   CUresult result = cuDevicePrimaryCtxRetain(&primary, device);
   if (result != CUDA_SUCCESS) return result;
-  result = next_cuGreenCtxCreate(out, resources, device, flags);
+  auto make = [&] { return next_cuGreenCtxCreate(out, resources, device, flags); };
+  result = softmig::cuda::make_green(
+      primary, [](void* call) { return (*static_cast<decltype(make)*>(call))(); }, &make);
   cuDevicePrimaryCtxRelease_v2(device);
   return result;
 }

@@ -36,9 +36,8 @@ uint64_t cost_of_limit(CUlimit limit, uint64_t value, CUdevice ordinal) {
 uint64_t limit_key(CUcontext context, int kind) {
   return key_of(context) + static_cast<uint64_t>(kind) + 1;
 }
-constexpr int kStreams = 7;
-
-// The driver may keep what it once took: a lowered limit gives nothing back before the context ends.
+// A lowered limit is a lowered charge: the driver changes the stack at once, and the others as long
+// as nothing uses them (after that it refuses to change them).
 template <typename Call>
 CUresult set_limit(CUlimit limit, uint64_t value, Call call) {
   CUcontext context = nullptr;
@@ -50,7 +49,13 @@ CUresult set_limit(CUlimit limit, uint64_t value, Call call) {
   const uint64_t wanted = cost_of_limit(limit, value, static_cast<CUdevice>(record.detail));
   const uint64_t key = limit_key(context, static_cast<int>(limit));
   tables.limits.find(key, &old);
-  if (wanted <= old.bytes) return call();
+  if (wanted <= old.bytes) {
+    const CUresult result = call();
+    if (result != CUDA_SUCCESS || wanted == old.bytes) return result;
+    tables.limits.insert(key, {wanted, 0, record.context, record.device});
+    slice().release(record.device, old.bytes - wanted);
+    return result;
+  }
   Charge charge(record.device, wanted - old.bytes);
   if (!charge) return CUDA_ERROR_OUT_OF_MEMORY;
   const CUresult result = call();
@@ -60,42 +65,51 @@ CUresult set_limit(CUlimit limit, uint64_t value, Call call) {
   return result;
 }
 
-// Four streams share a page, which the driver keeps until the context ends.
-constexpr uint64_t kStreamBytes = kPage / 4;
+// Things that the driver makes inside a context and keeps memory of until the context ends.
+struct Kept {
+  int kind;
+  uint64_t bytes;  // of each: 256 streams take 140 MiB, a green context takes 4
+};
+constexpr Kept kStreams{7, 9 * kPage / 32}, kGreenContexts{8, 2 * kPage};
 
+// Charges one more of them: the row's detail counts those that live, its bytes are charged for the
+// most there ever were. Makes it with `call`.
 template <typename Call>
-CUresult create_stream(CUstream* out, Call call) {
-  CUcontext context = nullptr;
+CUresult make_kept(CUcontext context, const Kept& kept, Call call) {
   Record record;
-  if (out == nullptr || next_cuCtxGetCurrent(&context) != CUDA_SUCCESS ||
-      !tables.contexts.find(key_of(context), &record)) {
-    return call();
-  }
-  // The row's detail counts live streams, its bytes are charged for the most there ever were.
+  if (!tables.contexts.find(key_of(context), &record)) return call();
   uint64_t growth = 0;
-  const uint64_t key = limit_key(context, kStreams);
+  const uint64_t key = limit_key(context, kept.kind);
   tables.limits.update_or_insert(key, [&](Record& row) {
     row.context = record.context;
     row.device = record.device;
-    const uint64_t wanted = in_pages(++row.detail * kStreamBytes);
+    const uint64_t wanted = in_pages(++row.detail * kept.bytes);
     if (wanted > row.bytes) {
       growth = wanted - row.bytes;
       row.bytes = wanted;
     }
     return true;
   });
-  const bool granted = growth == 0 || slice().reserve(record.device, growth);
+  const bool granted = growth == 0 || reserve(record.device, growth);
   const CUresult result = granted ? call() : CUDA_ERROR_OUT_OF_MEMORY;
-  if (result == CUDA_SUCCESS) {
-    tables.streams.insert(reinterpret_cast<uint64_t>(*out), {0, key, record.context, -1});
-    return result;
-  }
+  if (result == CUDA_SUCCESS) return result;
   tables.limits.update(key, [&](Record& row) {
     row.detail--;
     row.bytes -= growth;
     return true;
   });
   if (granted) slice().release(record.device, growth);
+  return result;
+}
+
+template <typename Call>
+CUresult create_stream(CUstream* out, Call call) {
+  CUcontext context = nullptr;
+  if (out == nullptr || next_cuCtxGetCurrent(&context) != CUDA_SUCCESS) return call();
+  const CUresult result = make_kept(context, kStreams, call);
+  if (result == CUDA_SUCCESS) {
+    tables.streams.insert(reinterpret_cast<uint64_t>(*out), {0, limit_key(context, kStreams.kind)});
+  }
   return result;
 }
 
@@ -110,13 +124,15 @@ void end_stream(CUstream stream) {
 
 }  // namespace
 
+CUresult make_green(CUcontext primary, MakeGreen make, void* arguments) {
+  return make_kept(primary, kGreenContexts, [&] { return make(arguments); });
+}
+
 void drop_limits(uint32_t context) {
   uint64_t key;
   Record record;
   while (tables.limits.take_one_of(context, &key, &record)) {
     slice().release(record.device, record.bytes);
-  }
-  while (tables.streams.take_one_of(context, &key, &record)) {
   }
 }
 

@@ -19,7 +19,7 @@ CUresult allocate_from(int device, CUdeviceptr* out, uint64_t bytes, CUstream st
   const CUresult result = call();
   if (admission.finish(result == CUDA_SUCCESS)) return result;
   next_cuMemFreeAsync(*out, stream);
-  admission.give_up_growth();
+  admission.give_up_growth(stream);
   return CUDA_ERROR_OUT_OF_MEMORY;
 }
 

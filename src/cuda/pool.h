@@ -16,8 +16,10 @@ bool destroy_pool_later(CUmemoryPool pool);
 void pools_may_shrink();
 // Reads the pools again and charges what they hold, no more. Cheap if nothing happened since.
 void settle_pools();
-// Of this process's charge: bytes that its pools do not hold yet.
-uint64_t standing_reservation(int device);
+
+// For somebody who was refused: gives back what this process's pools hold and nobody uses, as the
+// driver does when the card is full. True if there was something.
+bool release_hoards(int device);
 
 // Device (index in the region) whose pool serves this stream, -1 if unknown.
 int device_of_stream(CUstream stream);
@@ -33,7 +35,7 @@ class PoolAdmission {
   // To be called after the driver. False: the allocation must be undone, it passed the limit.
   bool finish(bool allocated);
   // After an undone allocation: lets the pools shrink again.
-  void give_up_growth();
+  void give_up_growth(CUstream stream);
 
  private:
   enum class State { kAdmitted, kExact, kFromCache, kRefused };

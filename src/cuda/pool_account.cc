@@ -13,6 +13,7 @@ SM_DRIVER(cuMemPoolTrimTo);
 SM_DRIVER(cuDeviceGetMemPool);
 SM_DRIVER(cuStreamGetCtx);
 SM_DRIVER(cuStreamIsCapturing);
+SM_DRIVER(cuStreamSynchronize);
 SM_DRIVER(cuThreadExchangeStreamCaptureMode);
 
 namespace softmig::cuda {
@@ -24,12 +25,13 @@ using std::memory_order_relaxed;
 constexpr uint64_t kStep = 32 * base::kMiB;
 constexpr uint64_t kAhead = 64 * base::kMiB;
 constexpr int kMaxPools = 256;
+constexpr uint64_t kSpareSteps = 3;
 
 // The most by which one allocation lets a pool grow, but for one step shared by all small ones: those
 // of more than half a step get one each, smaller ones leave at most as much of it empty as they are.
 constexpr uint64_t worst_growth(uint64_t bytes) {
   const uint64_t rounded = base::round_up(bytes, kStep);
-  return bytes < rounded / 2 ? 2 * bytes : rounded;
+  return bytes < rounded / 2 ? base::round_up(2 * bytes, abi::kUnit) : rounded;
 }
 
 struct KnownPool {
@@ -211,9 +213,16 @@ void settle_pools() {
   }
 }
 
-uint64_t standing_reservation(int device) {
-  const int64_t ahead = g_pools[device].ahead.load(memory_order_relaxed);
-  return ahead > 0 ? static_cast<uint64_t>(ahead) : 0;
+bool release_hoards(int device) {
+  DevicePools& pools = g_pools[device];
+  if (pools.count == 0) return false;
+  RelaxedCapture relaxed;
+  Lock lock(pools);
+  const uint64_t before = pools.reserved + pools.standing;
+  trim(pools);
+  pools.ahead.store(0, memory_order_relaxed);
+  settle(pools, device, read_reserved(pools), flying(pools));
+  return pools.reserved + pools.standing < before;
 }
 
 int device_of_stream(CUstream stream) {
@@ -262,13 +271,20 @@ PoolAdmission::State PoolAdmission::admit(uint64_t bytes, CUstream stream) {
   if (room == Room::kRefused) {
     if (is_capturing(stream)) return State::kAdmitted;  // nothing is taken before the graph runs
     trim(pools);
-    slice().reclaim_dead();
+    release_graph_memory(device_);
+    slice().wait_for_dead();
     room = make_room(pools, device_, exact, worst_);
   }
   if (room == Room::kAhead) return State::kAdmitted;
   if (room == Room::kExact) return State::kExact;
-  // Memory whose free is still on its way in a stream can be had again in that stream.
-  if (pools.reserved - read_used(pools) >= bytes) return State::kFromCache;
+  // What was freed but not yet left by the stream can be had again, and cannot be trimmed. Where
+  // there is plenty of it, the pool will not have to grow; else the stream is waited for.
+  const uint64_t used = read_used(pools);
+  if (pools.reserved >= used + bytes + kSpareSteps * kStep) return State::kFromCache;
+  if (pools.reserved >= used + kStep && next_cuStreamSynchronize(stream) == CUDA_SUCCESS) {
+    trim(pools);
+    if (make_room(pools, device_, exact, worst_) != Room::kRefused) return State::kExact;
+  }
   slice().reserve(device_, exact);
   return State::kRefused;
 }
@@ -286,8 +302,10 @@ bool PoolAdmission::finish(bool allocated) {
   return !allocated || !grew || memory.limit == 0 || memory.used <= memory.limit;
 }
 
-void PoolAdmission::give_up_growth() {
+void PoolAdmission::give_up_growth(CUstream stream) {
   DevicePools& pools = g_pools[device_];
+  RelaxedCapture relaxed;
+  next_cuStreamSynchronize(stream);
   Lock lock(pools);
   trim(pools);
   settle(pools, device_, read_reserved(pools), flying(pools));

@@ -1,5 +1,6 @@
 #include "cuda/state.h"
 
+#include "cuda/pool.h"
 #include "policy/visibility.h"
 #include "sys/env.h"
 
@@ -68,6 +69,13 @@ bool current_place(Place* place) {
   return place->device >= 0;
 }
 
+bool reserve(int device, uint64_t bytes) {
+  slice().refresh();
+  if (slice().try_reserve(device, bytes)) return true;
+  const bool released = release_hoards(device) | release_graph_memory(device);
+  return (released && slice().try_reserve(device, bytes)) || slice().reserve(device, bytes);
+}
+
 void drop_context(uint32_t context) {
   drop_pointers(context);
   drop_arrays(context);
@@ -79,7 +87,7 @@ PackedCharge::PackedCharge(policy::Packing* packing, sys::Mutex* lock, int devic
     : packing_(packing), lock_(lock), device_(device), bytes_(bytes) {
   lock_->lock();
   const uint64_t growth = packing_->growth(bytes);
-  granted_ = growth == 0 || slice().reserve(device, growth);
+  granted_ = growth == 0 || reserve(device, growth);
   if (granted_) packing_->add(bytes);
   lock_->unlock();
 }

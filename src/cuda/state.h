@@ -27,11 +27,14 @@ int device_of(CUdevice ordinal);
 // The number of CUDA devices, as the driver says.
 int device_count();
 
+// Takes bytes from the job; this process's own hoards (pools, graph memory) go first.
+bool reserve(int device, uint64_t bytes);
+
 // Bytes taken from the job before the driver is asked; what is not kept is given back.
 class Charge {
  public:
   Charge(int device, uint64_t bytes)
-      : device_(device), bytes_(bytes), granted_(bytes == 0 || slice().reserve(device, bytes)) {}
+      : device_(device), bytes_(bytes), granted_(bytes == 0 || reserve(device, bytes)) {}
   ~Charge() {
     if (granted_) slice().release(device_, bytes_);
   }
@@ -59,7 +62,7 @@ struct Tables {
   Table blocks;     // 2 MiB block that several allocations share: detail counts them
   Table arrays;     // CUarray, CUmipmappedArray
   Table modules;    // CUmodule, CUlibrary
-  Table streams;    // CUstream: its context
+  Table streams;    // CUstream: detail is the row of `limits` that counts it
   Table handles;    // CUmemGenericAllocationHandle
   Table mappings;   // address of a mapping: detail is its handle
   Table imports;    // address from cuIpcOpenMemHandle
@@ -71,6 +74,11 @@ extern constinit Tables tables;
 
 // Drops all charges of a context that is gone.
 void drop_context(uint32_t context);
+// Makes a green context on top of the primary one; what it costs is charged with that.
+using MakeGreen = CUresult (*)(void* arguments);
+CUresult make_green(CUcontext primary, MakeGreen make, void* arguments);
+// For somebody who was refused: trims the device's graph memory. True if that gave something back.
+bool release_graph_memory(int device);
 // Parts of drop_context, each beside the hooks that made the records.
 void drop_pointers(uint32_t context);
 void drop_arrays(uint32_t context);

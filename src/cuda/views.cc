@@ -1,6 +1,4 @@
 // What the program is told about memory: its slice, not the card.
-#include <algorithm>
-
 #include "cuda/pool.h"
 #include "cuda/state.h"
 
@@ -10,10 +8,10 @@ namespace {
 // Both figures are the driver's, made smaller where the slice is: never an error, never an underflow.
 template <typename Size>
 void show_slice(int device, Size* free_bytes, Size* total_bytes) {
+  settle_pools();  // what is reserved ahead of the pools is free
   const job::DeviceMemory memory = slice().view(device);
   if (memory.limit == 0 && slice().config().source != job::Source::kClosed) return;
-  const uint64_t used = memory.used - std::min(memory.used, standing_reservation(device));
-  const uint64_t left = memory.limit > used ? memory.limit - used : 0;
+  const uint64_t left = memory.limit > memory.used ? memory.limit - memory.used : 0;
   if (*total_bytes > memory.limit) *total_bytes = static_cast<Size>(memory.limit);
   if (*free_bytes > left) *free_bytes = static_cast<Size>(left);
 }

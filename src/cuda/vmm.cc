@@ -2,8 +2,12 @@
 //
 // Exported memory is charged to a shared object of the region instead of this process, so that it
 // stays charged, once, while any process of the job holds it. A file descriptor does not say what it
-// stands for: imports find their object by device and size when they are mapped.
+// stands for, so the exporter marks it (sys/descriptor_mark.h) with the number of the object. What
+// comes without a mark is of another job, and is charged when it is mapped.
 #include "cuda/state.h"
+#include "sys/clock.h"
+#include "sys/descriptor_mark.h"
+#include "sys/self.h"
 
 SM_DRIVER(cuMemGetAllocationPropertiesFromHandle);
 
@@ -13,8 +17,11 @@ namespace {
 // Record of a handle: bytes (0: an import not yet mapped), detail = references | mappings << 32.
 constexpr uint64_t kReference = 1, kMapping = uint64_t{1} << 32;
 
-uint64_t object_key(int device, uint64_t bytes) {
-  return slice().device_name(device) ^ (bytes * 0x9e3779b97f4a7c15 | 1);
+// Every export of this process has a key of its own.
+uint64_t next_object_key() {
+  static constinit std::atomic<uint64_t> count{0};
+  const auto pid = static_cast<uint64_t>(sys::pid());
+  return pid << 40 ^ sys::monotonic_ns() ^ count.fetch_add(1, std::memory_order_relaxed) << 56;
 }
 
 void give_back(const Record& record) {
@@ -47,36 +54,48 @@ int device_of_handle(CUmemGenericAllocationHandle handle) {
   return device_of(properties.location.id);
 }
 
-void keep_import(CUmemGenericAllocationHandle handle) {
+// Joins the object that the descriptor is marked with; -1 if it has no mark of this job.
+int object_of_descriptor(int descriptor) {
+  uint32_t mark = 0, pid = 0;
+  if (!sys::read_mark(descriptor, &mark, &pid)) return -1;
+  return slice().hold_marked_object(mark, pid);
+}
+
+void keep_import(CUmemGenericAllocationHandle handle, int object) {
   const int device = device_of_handle(handle);
-  if (device < 0) return;
+  if (device < 0) {
+    if (object >= 0) slice().drop_object(object);
+    return;
+  }
+  const uint64_t bytes = object >= 0 ? slice().object_bytes(object) : 0;
+  bool joined = false;
   tables.handles.update_or_insert(handle, [&](Record& record) {
-    if (record.device < 0) record = {0, 0, 0, static_cast<int16_t>(device)};
+    // The driver may give the same handle for the same memory: it is held once.
+    if (record.device < 0) {
+      record = {bytes, 0, 0, static_cast<int16_t>(device), static_cast<int16_t>(object)};
+      joined = true;
+    }
     record.detail += kReference;
     return true;
   });
+  if (!joined && object >= 0) slice().drop_object(object);
 }
 
 enum class ImportCharge { kNone, kNew, kRefused };
 
-// The size of an import is known when it is mapped: its object is joined then, or, if it came from
-// outside of the job, it is charged here.
+// The size of an import from outside of the job is known when it is mapped.
 ImportCharge charge_import(CUmemGenericAllocationHandle handle, uint64_t bytes) {
   Record record;
   if (!tables.handles.find(handle, &record) || record.bytes != 0) return ImportCharge::kNone;
-  const int object = slice().hold_object(object_key(record.device, bytes));
-  if (object < 0 && !slice().reserve(record.device, bytes)) return ImportCharge::kRefused;
+  if (!reserve(record.device, bytes)) return ImportCharge::kRefused;
   bool taken = false;
   tables.handles.update(handle, [&](Record& kept) {
     taken = kept.bytes == 0;
-    if (taken) {
-      kept.bytes = bytes;
-      kept.object = static_cast<int16_t>(object);
-    }
+    if (taken) kept.bytes = bytes;
     return true;
   });
   if (taken) return ImportCharge::kNew;
-  give_back({bytes, 0, 0, record.device, static_cast<int16_t>(object)});
+  slice().release(record.device, bytes);
   return ImportCharge::kNone;
 }
 
@@ -86,19 +105,23 @@ void undo_import(CUmemGenericAllocationHandle handle) {
   const bool known = tables.handles.update(handle, [&](Record& record) {
     undone = record;
     record.bytes = 0;
-    record.object = -1;
     return true;
   });
   if (known) give_back(undone);
 }
 
-void share(CUmemGenericAllocationHandle handle) {
+// Moves the charge to an object that others can hold; returns its number, -1 if that cannot be done.
+int share(CUmemGenericAllocationHandle handle) {
+  int object = -1;
   tables.handles.update(handle, [&](Record& record) {
-    if (record.object >= 0 || record.bytes == 0) return true;
-    record.object = static_cast<int16_t>(slice().make_object(
-        object_key(record.device, record.bytes), record.device, record.bytes));
+    if (record.object < 0 && record.bytes != 0) {
+      record.object = static_cast<int16_t>(
+          slice().make_object(next_object_key(), record.device, record.bytes));
+    }
+    object = record.object;
     return true;
   });
+  return object;
 }
 
 // Tiles of a sparse array keep their memory alive until they are unmapped, which nobody says of one
@@ -186,7 +209,12 @@ SM_HOOK(cuMemExportToShareableHandle, 10020)
 CUresult cuMemExportToShareableHandle(void* out, CUmemGenericAllocationHandle handle,
                                       CUmemAllocationHandleType type, unsigned long long flags) {
   const CUresult result = next_cuMemExportToShareableHandle(out, handle, type, flags);
-  if (active() && result == CUDA_SUCCESS) softmig::cuda::share(handle);
+  if (!active() || result != CUDA_SUCCESS) return result;
+  const int object = softmig::cuda::share(handle);
+  if (object >= 0 && type == CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR) {
+    softmig::sys::write_mark(*static_cast<int*>(out),
+                             static_cast<uint32_t>(object) % softmig::policy::kObjectMarks);
+  }
   return result;
 }
 
@@ -194,7 +222,11 @@ SM_HOOK(cuMemImportFromShareableHandle, 10020)
 CUresult cuMemImportFromShareableHandle(CUmemGenericAllocationHandle* out, void* os_handle,
                                         CUmemAllocationHandleType type) {
   const CUresult result = next_cuMemImportFromShareableHandle(out, os_handle, type);
-  if (active() && result == CUDA_SUCCESS) softmig::cuda::keep_import(*out);
+  if (!active() || result != CUDA_SUCCESS) return result;
+  const auto descriptor = static_cast<int>(reinterpret_cast<intptr_t>(os_handle));
+  softmig::cuda::keep_import(*out, type == CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
+                                       ? softmig::cuda::object_of_descriptor(descriptor)
+                                       : -1);
   return result;
 }
 

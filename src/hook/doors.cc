@@ -18,7 +18,9 @@ struct Verdict {
 
 // What the program gets for a symbol of ours, once it is known what the driver itself would give.
 void* choose(const Entry& entry, void* drivers_own) {
-  return drivers_own != nullptr && active() ? entry.hook : drivers_own;
+  if (drivers_own == nullptr || !active()) return drivers_own;
+  pin_driver(entry.library);
+  return entry.hook;
 }
 
 template <typename LookUp>

@@ -33,6 +33,9 @@ struct Entry {
 // not loaded or has no such symbol.
 void* driver_symbol(Library library, const char* name);
 bool driver_is_loaded(Library library);
+// Keeps the library where it is until the process ends: hooks that hold its addresses must not be
+// left with them after a dlclose.
+void pin_driver(Library library);
 
 template <typename Function>
 struct Next;

@@ -152,6 +152,7 @@ void* system_function(std::atomic<void*>& cache, const char* name) {
 }
 
 constinit std::atomic<void*> g_dlsym{nullptr}, g_dlvsym{nullptr}, g_dlopen{nullptr};
+constinit std::atomic<bool> g_pinned[2] = {};
 
 }  // namespace
 
@@ -161,6 +162,15 @@ void* driver_symbol(Library library, const char* name) {
 
 bool driver_is_loaded(Library library) {
   return look_for(file_prefix(library), nullptr, nullptr).loaded;
+}
+
+void pin_driver(Library library) {
+  if (g_pinned[static_cast<int>(library)].exchange(true, std::memory_order_relaxed)) return;
+  constexpr int kNoLoad = 4, kLazy = 1, kNoDelete = 0x1000;  // of dlfcn.h, the same everywhere
+  const char* name = library == Library::kCuda ? "libcuda.so.1" : "libnvidia-ml.so.1";
+  if (void* open = system_dlopen()) {
+    reinterpret_cast<void* (*)(const char*, int)>(open)(name, kNoLoad | kLazy | kNoDelete);
+  }
 }
 
 void* system_dlsym() { return system_function(g_dlsym, "dlsym"); }

@@ -53,11 +53,13 @@ class SharedTarget {
     if (busy_.exchange(true, memory_order_acquire)) return;
     const uint32_t next = 1 - current_.load(memory_order_relaxed);
     Copy& copy = copies_[next];
-    copy.version.fetch_add(1, memory_order_relaxed);  // odd: being written
+    // Odd: being written. It is already odd in the child of a fork that came between these lines.
+    const uint32_t writing = copy.version.load(memory_order_relaxed) | 1;
+    copy.version.store(writing, memory_order_relaxed);
     for (size_t i = 0; i < kWords; i++) {
       copy.word[i].store(reinterpret_cast<const Word*>(&target)[i], memory_order_release);
     }
-    copy.version.fetch_add(1, memory_order_release);
+    copy.version.store(writing + 1, memory_order_release);
     current_.store(next, memory_order_release);
     busy_.store(false, memory_order_release);
   }

@@ -17,6 +17,9 @@ using std::memory_order_release;
 
 constexpr uint64_t kLookIntervalNs = 1'000'000'000;
 constexpr uint64_t kReclaimIntervalNs = 10'000'000;  // for views; a refusal always looks
+// The driver gives back what a process held a little after the process is gone.
+constexpr uint64_t kDeathGraceNs = 5'000'000;
+
 constexpr Places kPlaces;
 constinit Slice g_slice;
 
@@ -186,7 +189,7 @@ bool Slice::reserve(int device, uint64_t bytes) {
   refresh();
   if (try_reserve(device, bytes)) return true;
   if (slot_.load(memory_order_acquire) >= 0) {
-    reclaim_dead();
+    wait_for_dead();
     if (try_reserve(device, bytes)) return true;
   }
   region_.map->header.device[device].refusals.fetch_add(1, memory_order_relaxed);
@@ -235,12 +238,14 @@ DeviceMemory Slice::view(int device) {
   const uint64_t now = sys::monotonic_ns();
   uint64_t due = next_reclaim_ns_.load(memory_order_relaxed);
   if (now >= due && next_reclaim_ns_.compare_exchange_strong(due, now + kReclaimIntervalNs)) {
-    reclaim_dead();
+    wait_for_dead();
   }
   return memory(device);
 }
 
-void Slice::reclaim_dead() {
+bool Slice::reclaim_dead() {
+  bool just_died = false;
+  const uint64_t now = sys::monotonic_ns();
   const uint32_t high = region_.map->header.high_water.load(memory_order_acquire);
   for (uint32_t i = 0; i < high && i < abi::kMaxSlots; i++) {
     abi::RegionSlot& slot = region_.map->slot[i];
@@ -249,9 +254,21 @@ void Slice::reclaim_dead() {
     // A pid means nothing in another pid namespace: those slots are the agent's to judge.
     if (slot.pid_namespace.load(memory_order_acquire) != pid_namespace_) continue;
     if (!sys::is_gone(kPlaces.proc, policy::owner_pid(owner), policy::owner_start(owner))) continue;
+    const uint64_t seen_dead = policy::note_death(slot, owner, now);
+    if (now - seen_dead < kDeathGraceNs) {
+      just_died = true;
+      continue;
+    }
     log(LogLevel::kDebug, "process %u is gone: its memory is given back", policy::owner_pid(owner));
     policy::reclaim_slot(*region_.map, i, owner);
   }
+  return just_died;
+}
+
+void Slice::wait_for_dead() {
+  if (!reclaim_dead()) return;
+  sys::sleep_ns(kDeathGraceNs);
+  reclaim_dead();
 }
 
 bool Slice::is_member(uint32_t pid) {
@@ -284,6 +301,15 @@ int Slice::make_object(uint64_t key, int device, uint64_t bytes) {
 int Slice::hold_object(uint64_t key) {
   if (slot_.load(memory_order_acquire) < 0 && !join()) return -1;
   return policy::hold_object(*region_.map, key, owner_);
+}
+
+int Slice::hold_marked_object(uint32_t mark, uint32_t pid) {
+  if (slot_.load(memory_order_acquire) < 0 && !join()) return -1;
+  return policy::hold_marked_object(*region_.map, mark, pid, owner_);
+}
+
+uint64_t Slice::object_bytes(int object) {
+  return policy::object_units(*region_.map, static_cast<uint32_t>(object)) * abi::kUnit;
 }
 
 void Slice::drop_object(int object) {

@@ -62,10 +62,15 @@ class Slice {
   // Exported memory (policy/ledger.h). Sizes in bytes, results as there.
   int make_object(uint64_t key, int device, uint64_t bytes);
   int hold_object(uint64_t key);
+  int hold_marked_object(uint32_t mark, uint32_t pid);
+  uint64_t object_bytes(int object);
   void drop_object(int object);
 
-  // Frees the slots of dead processes.
-  void reclaim_dead();
+  // Frees the slots of processes that have been dead for a moment. True if some were found that died
+  // just now: what they held is on its way back to the driver.
+  bool reclaim_dead();
+  // As reclaim_dead, and waits that moment for those that died just now.
+  void wait_for_dead();
   // Looks at config and extra page if the last look is a second old.
   void refresh();
 

@@ -13,6 +13,7 @@ namespace {
 constexpr uint32_t kDefaultOverflowUid = 65534;
 constexpr uint64_t kAllUids = UINT32_MAX;
 constexpr uint32_t kWritableByOthers = 0022;
+constexpr int kOpenAttempts = 8;
 
 bool next_number(std::string_view* text, uint64_t* number) {
   while (!text->empty() && (text->front() == ' ' || text->front() == '\n')) text->remove_prefix(1);
@@ -128,28 +129,37 @@ void RunDirectory::describe_failure(int reason, const char* name, base::Text& er
   if (reason != ELOOP && reason != EACCES) base::format(error, "cannot be opened: errno %d", reason);
 }
 
+const char* RunDirectory::fault_of_directory() const {
+  sys::FileStatus status;
+  return sys::status_of_fd(fd_, &status) ? fault_of(status, places_) : "cannot be looked at";
+}
+
+// A file that was replaced between open and fstat has no link left: the new one counts.
+int RunDirectory::open_current(const char* name, sys::FileStatus* status) const {
+  for (int attempt = 0;; attempt++) {
+    const int fd = sys::open_at(fd_, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY, 0);
+    if (fd < 0 || !sys::status_of_fd(fd, status)) return fd;
+    if (status->links != 0 || attempt == kOpenAttempts) return fd;
+    sys::close_file(fd);
+  }
+}
+
 int RunDirectory::open(const char* name, sys::FileStatus* status, bool* absent,
                        base::Text& error) const {
   *absent = is_absent();
   if (*absent) return -1;
-  int fd = -1, reason = open_error_;
-  if (fd_ >= 0) {
-    fd = sys::open_at(fd_, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY, 0);
-    reason = errno;
-    *absent = fd < 0 && reason == ENOENT;
-    if (*absent) return -1;
-  }
+  errno = open_error_;
+  const int fd = fd_ >= 0 ? open_current(name, status) : -1;
   if (fd < 0) {
-    describe_failure(reason, name, error);
+    *absent = fd_ >= 0 && errno == ENOENT;
+    if (!*absent) describe_failure(errno, name, error);
     return -1;
   }
-  sys::FileStatus directory;
-  const char* fault = "cannot be looked at";
-  if (sys::status_of_fd(fd, status)) fault = fault_of_file(*status, places_);
+  const char* fault = fault_of_file(*status, places_);
   if (fault != nullptr) {
     base::format(error, "%s/%s: %s", places_.run_dir, name, fault);
   } else {
-    fault = sys::status_of_fd(fd_, &directory) ? fault_of(directory, places_) : "is not readable";
+    fault = fault_of_directory();
     if (fault != nullptr) base::format(error, "directory %s: %s", places_.run_dir, fault);
   }
   if (fault == nullptr) return fd;

@@ -33,6 +33,8 @@ class RunDirectory {
   int fd() const { return fd_; }
 
  private:
+  int open_current(const char* name, sys::FileStatus* status) const;
+  const char* fault_of_directory() const;
   void describe_failure(int reason, const char* name, base::Text& error) const;
 
   const Places& places_;

@@ -29,6 +29,7 @@ class Items {
 template <typename Item, typename List>
 nvmlReturn_t filter(unsigned int* count, Item* items, List list) {
   if (!active() || count == nullptr) return list(count, items);
+  if (*count != 0 && items == nullptr) return NVML_ERROR_INVALID_ARGUMENT;
   const unsigned int capacity = items != nullptr ? *count : 0;
   unsigned int all = 0;
   nvmlReturn_t result = list(&all, static_cast<Item*>(nullptr));

@@ -121,6 +121,26 @@ bool has_holder(abi::RegionObject& object) {
   return false;
 }
 
+bool is_held_by(const abi::RegionObject& object, uint32_t pid) {
+  for (const auto& holder : object.holder) {
+    if (owner_pid(holder.load(memory_order_acquire)) == pid) return true;
+  }
+  return false;
+}
+
+// The key is looked at again after joining: the object may have died meanwhile.
+bool join_object(Region& region, uint32_t index, uint64_t key, PackedOwner owner) {
+  abi::RegionObject& object = region.object[index];
+  for (auto& holder : object.holder) {
+    PackedOwner free = 0;
+    if (!holder.compare_exchange_strong(free, owner, memory_order_acq_rel)) continue;
+    if (object.key.load(memory_order_acquire) == key) return true;
+    holder.store(0, memory_order_release);
+    return false;
+  }
+  return false;
+}
+
 // Frees an object without holders. A dying object whose destroyer died too is finished by whoever
 // comes by: nobody can join it, and taking back its charge can be done by several at once.
 bool free_if_unheld(Region& region, uint32_t index) {
@@ -183,6 +203,16 @@ int claim_slot(Region& region, PackedOwner owner, uint64_t pid_namespace, uint32
   return -1;
 }
 
+uint64_t note_death(abi::RegionSlot& slot, PackedOwner owner, uint64_t now_ns) {
+  if (slot.dead_owner.load(memory_order_acquire) == owner) {
+    const uint64_t since = slot.dead_since_ns.load(memory_order_relaxed);
+    return since < now_ns ? since : now_ns;
+  }
+  slot.dead_since_ns.store(now_ns, memory_order_relaxed);
+  slot.dead_owner.store(owner, memory_order_release);
+  return now_ns;
+}
+
 void reclaim_slot(Region& region, uint32_t index, PackedOwner owner) {
   abi::RegionSlot& slot = region.slot[index];
   auto still_dead = [&] { return slot.owner.load(memory_order_acquire) == owner; };
@@ -218,17 +248,28 @@ int make_object(Region& region, uint64_t key, uint32_t writer, uint32_t device, 
 int hold_object(Region& region, uint64_t key, PackedOwner owner) {
   key = object_key(key);
   for (uint32_t i = 0; i < abi::kMaxObjects; i++) {
-    abi::RegionObject& object = region.object[i];
-    if (object.key.load(memory_order_acquire) != key) continue;
-    for (auto& holder : object.holder) {
-      PackedOwner free = 0;
-      if (!holder.compare_exchange_strong(free, owner, memory_order_acq_rel)) continue;
-      if (object.key.load(memory_order_acquire) == key) return static_cast<int>(i);
-      holder.store(0, memory_order_release);
-      break;
+    if (region.object[i].key.load(memory_order_acquire) == key && join_object(region, i, key, owner)) {
+      return static_cast<int>(i);
     }
   }
   return -1;
+}
+
+int hold_marked_object(Region& region, uint32_t mark, uint32_t pid, PackedOwner owner) {
+  for (uint32_t i = mark; i < abi::kMaxObjects; i += kObjectMarks) {
+    const uint64_t key = region.object[i].key.load(memory_order_acquire);
+    if (key < kObjectFirstKey || (pid != 0 && !is_held_by(region.object[i], pid))) continue;
+    if (join_object(region, i, key, owner)) return static_cast<int>(i);
+  }
+  return -1;
+}
+
+uint64_t object_units(const Region& region, uint32_t object) {
+  return charged_units(region.object[object].account.charge.load(memory_order_acquire));
+}
+
+uint32_t object_device(const Region& region, uint32_t object) {
+  return region.object[object].device.load(memory_order_acquire);
 }
 
 bool drop_object(Region& region, uint32_t index, PackedOwner owner) {

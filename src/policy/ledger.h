@@ -36,6 +36,9 @@ Change change_use(abi::Region& region, uint32_t writer, uint32_t device, int64_t
 // Takes a free slot for the process `owner` (pack_owner). Returns its number, or -1 if all are taken.
 int claim_slot(abi::Region& region, abi::PackedOwner owner, uint64_t pid_namespace, uint32_t uid);
 
+// Notes that `owner` was seen dead at `now_ns`; returns when that was first noted.
+uint64_t note_death(abi::RegionSlot& slot, abi::PackedOwner owner, uint64_t now_ns);
+
 // Gives back all that the dead process `owner` holds in `slot` and frees the slot. Does nothing if
 // the slot belongs to somebody else by now.
 void reclaim_slot(abi::Region& region, uint32_t slot, abi::PackedOwner owner);
@@ -46,6 +49,13 @@ int make_object(abi::Region& region, uint64_t key, uint32_t writer, uint32_t dev
                 abi::PackedOwner owner);
 // Joins the object with this key; -1 if there is none, or it has no room for another holder.
 int hold_object(abi::Region& region, uint64_t key, abi::PackedOwner owner);
+// Joins the first object of these (index modulo kObjectMarks is `mark`) that a process with this pid
+// holds; pid 0: any process. A file descriptor has room for a mark and a pid, not for a key.
+inline constexpr uint32_t kObjectMarks = 62;
+int hold_marked_object(abi::Region& region, uint32_t mark, uint32_t pid, abi::PackedOwner owner);
+// What an object is charged, in units, and the device it lies on.
+uint64_t object_units(const abi::Region& region, uint32_t object);
+uint32_t object_device(const abi::Region& region, uint32_t object);
 // Lets go; the last one out gives the memory back. True if it was given back.
 bool drop_object(abi::Region& region, uint32_t object, abi::PackedOwner owner);
 // Drops a dead holder from every object.

@@ -2,6 +2,8 @@
 
 #include <time.h>
 
+#include "sys/self.h"
+
 namespace softmig::sys {
 namespace {
 uint64_t read_clock(clockid_t clock) {
@@ -13,5 +15,13 @@ uint64_t read_clock(clockid_t clock) {
 
 uint64_t monotonic_ns() { return read_clock(CLOCK_MONOTONIC); }
 uint64_t realtime_ns() { return read_clock(CLOCK_REALTIME); }
+
+void sleep_ns(uint64_t duration) {
+  const ErrnoGuard guard;
+  timespec left = {static_cast<time_t>(duration / 1'000'000'000),
+                   static_cast<long>(duration % 1'000'000'000)};
+  while (nanosleep(&left, &left) != 0) {
+  }
+}
 
 }  // namespace softmig::sys

@@ -13,7 +13,7 @@ SKIPPED = 77
 class Case:
     """
     name       group/what, e.g. "routes/alloc/64M/link"
-    arguments  program and arguments; the first is a name below build/tests/gpu or a path
+    arguments  program and arguments; the program is below build/tests/gpu, "@..." below build
     limit      bytes of the slice, None for no limit
     timeout    seconds; whoever is still there then is killed, and the case has failed
     variables  more variables of the slice
@@ -22,6 +22,8 @@ class Case:
     before     function(case, place, env) called with the slice's variables; returns a clean-up
     sim        another simulated node than the run's own, e.g. "2x24G"; such a case needs --sim
     real_only  needs the card
+    root_only  needs root
+    in_slice   False: outside of any slice; the program makes its own
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class Case:
         sim=None,
         real_only=False,
         root_only=False,
+        in_slice=True,
     ):
         self.name = name
         self.arguments = arguments
@@ -49,6 +52,7 @@ class Case:
         self.sim = sim
         self.real_only = real_only
         self.root_only = root_only
+        self.in_slice = in_slice
 
     def unfit(self, place):
         """Why this case cannot run here, or None."""
@@ -58,14 +62,11 @@ class Case:
             return "needs a simulated node of its own"
         if self.root_only and (os.getuid() != 0 or place.user is not None):
             return "needs root"
-        program = self.arguments[0]
-        path = program if os.path.isabs(program) else place.program(program)
+        path = place.path(self.arguments[0])
         return None if os.path.exists(path) else f"{path} is not there"
 
     def command(self, place):
-        program = self.arguments[0]
-        path = program if os.path.isabs(program) else place.program(program)
-        return [path] + [str(a) for a in self.arguments[1:]]
+        return [place.path(self.arguments[0])] + [str(a) for a in self.arguments[1:]]
 
 
 def json_lines(text):
@@ -97,7 +98,10 @@ def run_case(case, place, witness):
     why_not = case.unfit(place)
     if why_not:
         return {**record, "outcome": "skipped", "text": why_not}
-    env = place.new_slice(case.limit, case.sim, case.variables)
+    if case.in_slice:
+        env = place.new_slice(case.limit, case.sim, case.variables)
+    else:
+        env = place.bare_environment(case.sim)
     clean_up = case.before(case, place, env) if case.before else None
     start = time.monotonic()
     witness.mark()

@@ -41,39 +41,27 @@ def script(name, file, *arguments, limit, needs=(), timeout=600, **more):
 
 
 def torch(quick):
-    rounds, steps = (2, 60) if quick else (5, 150)
+    steps = 60 if quick else 150
     step = os.path.join(SCRIPTS, "torch_step.py")
     found = []
-    for model in ("transformer", "conv"):
-        for name, variables in ALLOCATORS.items():
-            if quick and name == "cudaMallocAsync":
-                continue
-            found += script(
-                f"torch/{model}/{name}",
-                "compare.py",
-                str(rounds),
-                "0.5",
-                "--",
-                step,
-                model,
-                str(steps),
-                limit=16 * GIB,
-                needs=["torch"],
-                variables=variables,
-            )
-        found += script(
-            f"torch/{model}/workers",
+
+    def compare(name, rounds, percent, arguments, variables=None):
+        return script(
+            f"torch/{name}",
             "compare.py",
-            "1",
-            "20",
-            "--",
-            step,
-            model,
-            str(steps),
-            "--workers",
-            "4",
+            *(str(rounds), str(percent), "--", step, *arguments),
             limit=16 * GIB,
             needs=["torch"],
+            variables=variables,
+        )
+
+    for model in ("transformer", "conv"):
+        found += compare(f"{model}/native", 2 if quick else 5, 0.5, [model, str(steps)])
+        workers = [model, str(steps), "--workers", "4"]
+        found += compare(f"{model}/workers", 1, 20, workers)
+    for name in () if quick else ("expandable", "cudaMallocAsync"):
+        found += compare(
+            f"transformer/{name}", 3, 0.5, ["transformer", str(steps)], ALLOCATORS[name]
         )
     for name, variables in ALLOCATORS.items():
         found += script(

@@ -38,6 +38,12 @@ class Place:
     def program(self, name):
         return os.path.join(self.build, "tests", "gpu", name)
 
+    def path(self, name):
+        """Of a program as a case names it: absolute, "@..." in the build folder, or a test's."""
+        if os.path.isabs(name):
+            return name
+        return os.path.join(self.build, name[1:]) if name[0] == "@" else self.program(name)
+
     def bare_environment(self, sim=None):
         """Variables of a process that is in no slice and has nothing preloaded."""
         env = {k: os.environ[k] for k in KEPT_VARIABLES if k in os.environ}
@@ -71,6 +77,8 @@ class Place:
         env["SOFTMIG_REGION"] = os.path.join(folder, "region")
         env["SOFTMIG_LOG_FILE"] = os.path.join(folder, "log")
         env["TMPDIR"] = folder
+        if self.user is not None:
+            env["HOME"] = folder
         if self.context_cost:
             env["SOFTMIG_CONTEXT_COST"] = str(self.context_cost)
         env.update(variables or {})

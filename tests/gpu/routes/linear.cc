@@ -22,7 +22,7 @@ class LinearRoute : public Route {
 
  protected:
   virtual CUresult release(CUdeviceptr address) { return driver_.cuMemFree_v2(address); }
-  CUresult keep(CUresult code, CUdeviceptr address, uint64_t bytes, uint64_t* got) {
+  CUresult keep(CUresult code, const CUdeviceptr& address, uint64_t bytes, uint64_t* got) {
     if (code != CUDA_SUCCESS) return code;
     held_.push_back(address);
     *got = bytes;
@@ -52,8 +52,8 @@ class PlainV1 : public LinearRoute {
   CUresult take(uint64_t bytes, uint64_t* got) override {
     CUdeviceptr_v1 address = 0;
     const uint64_t clipped = std::min<uint64_t>(bytes, kGiB);
-    return keep(driver_.cuMemAlloc(&address, static_cast<unsigned int>(clipped)), address, clipped,
-                got);
+    const CUresult code = driver_.cuMemAlloc(&address, static_cast<unsigned int>(clipped));
+    return keep(code, address, clipped, got);
   }
 
  protected:

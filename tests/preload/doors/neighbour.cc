@@ -8,8 +8,15 @@
 
 extern "C" {
 
-void* JOIN(NEIGHBOUR_NAME, _next)(const char* name) { return dlsym(RTLD_NEXT, name); }
-void* JOIN(NEIGHBOUR_NAME, _default)(const char* name) { return dlsym(RTLD_DEFAULT, name); }
+// No tail calls: RTLD_NEXT goes by who called.
+void* JOIN(NEIGHBOUR_NAME, _next)(const char* name) {
+  void* volatile found = dlsym(RTLD_NEXT, name);
+  return found;
+}
+void* JOIN(NEIGHBOUR_NAME, _default)(const char* name) {
+  void* volatile found = dlsym(RTLD_DEFAULT, name);
+  return found;
+}
 
 #ifdef NEIGHBOUR_INTERPOSES
 int cuMemAlloc_v2(unsigned long* out, unsigned long bytes) {

@@ -6,7 +6,8 @@ extern "C" {
 [[gnu::weak]] int cuMemAlloc_v2();
 
 void* plugin_look_up(const char* library, const char* name) {
-  return dlsym(dlopen(library, RTLD_NOW), name);
+  void* volatile found = dlsym(dlopen(library, RTLD_NOW), name);
+  return found;
 }
 void* plugin_linked() { return reinterpret_cast<void*>(&cuMemAlloc_v2); }
 }

@@ -41,14 +41,17 @@ bool use() {
 
 // Where the library was, nothing can be any more.
 void block(void* base) {
-  mmap(base, 1 << 16, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+  for (int page = 0; page < 16; page++) {
+    mmap(static_cast<char*>(base) + page * 4096, 4096, PROT_NONE,
+         MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+  }
 }
 
 bool cycle(const char* library, void** last_base) {
   driver = dlopen(library, RTLD_NOW | RTLD_LOCAL);
   if (!expect(driver != nullptr, "dlopen") || !use()) return false;
   Dl_info info;
-  dladdr(get<decltype(cuInit)>("cuInit"), &info);
+  dladdr(dlsym(driver, "cuInit"), &info);
   const bool moved = *last_base != info.dli_fbase;
   *last_base = info.dli_fbase;
   dlclose(driver);
