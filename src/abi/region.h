@@ -1,9 +1,9 @@
 // The shared memory of one job: what every process of it has taken from every GPU.
 //
 // Layout only, no behaviour. The file is made sparse at its full size, so that it never has to be
-// remapped; pages of slots that nobody uses are never backed. It holds use, never limits: limits come
-// from root's config. Any process of the job may be killed at any instruction, so every fact that
-// must not be torn is one 64-bit word, and a change of two words is made with a journal
+// remapped; pages of slots that nobody uses are never backed. It holds use, never limits: limits
+// come from root's config. Any process of the job may be killed at any instruction, so every fact
+// that must not be torn is one 64-bit word, and a change of two words is made with a journal
 // (policy/ledger.h). A process may also be hostile: readers check every value that they use.
 #pragma once
 
@@ -45,7 +45,7 @@ struct alignas(64) RegionDevice {
 struct alignas(64) RegionAccount {
   std::atomic<PackedCharge> charge;
   std::atomic<PackedIntent> intent;
-  std::atomic<uint64_t> applied;   // sequence (16 bits) of the last change seen in RegionDevice::use
+  std::atomic<uint64_t> applied;  // sequence (16 bits) of the last change seen in RegionDevice::use
   std::atomic<uint64_t> contexts;  // of the charge: units held by contexts, for views only
   uint64_t reserved[4];
 };
@@ -61,8 +61,8 @@ struct alignas(64) RegionSlot {
   RegionAccount device[kMaxDevices];
 };
 
-// Memory that one process exported and others imported: it is charged once, to the object, until the
-// last holder has let go or died. As a writer it has the number kMaxSlots + its index.
+// Memory that one process exported and others imported: it is charged once, to the object, until
+// the last holder has let go or died. As a writer it has the number kMaxSlots + its index.
 struct alignas(64) RegionObject {
   std::atomic<uint64_t> key;  // hash of the handle, or device and size; 0 while free, 1 being made
   std::atomic<uint32_t> device;

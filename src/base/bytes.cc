@@ -22,11 +22,20 @@ uint64_t unit_bytes(std::string_view unit) {
   if (unit.empty()) return 1;
   uint64_t bytes = 0;
   switch (lower(unit[0])) {
-    case 'k': bytes = kKiB; break;
-    case 'm': bytes = kMiB; break;
-    case 'g': bytes = kGiB; break;
-    case 't': bytes = kTiB; break;
-    default: return 0;
+    case 'k':
+      bytes = kKiB;
+      break;
+    case 'm':
+      bytes = kMiB;
+      break;
+    case 'g':
+      bytes = kGiB;
+      break;
+    case 't':
+      bytes = kTiB;
+      break;
+    default:
+      return 0;
   }
   unit.remove_prefix(1);
   if (!unit.empty() && lower(unit.back()) == 'b') {

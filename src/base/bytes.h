@@ -23,7 +23,9 @@ void add_size(Text& text, uint64_t bytes);
 // Without loss: "4096 MiB", or "11 KiB" / "11265 B" for what is not a whole number of MiB / KiB.
 void add_exact_size(Text& text, uint64_t bytes);
 
-constexpr uint64_t round_up(uint64_t value, uint64_t step) { return (value + step - 1) / step * step; }
+constexpr uint64_t round_up(uint64_t value, uint64_t step) {
+  return (value + step - 1) / step * step;
+}
 
 // Text without the spaces, tabs and carriage returns around it.
 std::string_view trim_blanks(std::string_view text);

@@ -102,10 +102,18 @@ void format(Text& text, const char* format, va_list arguments) {
     }
     if (star) it.precision = va_arg(arguments, int);
     switch (it.kind) {
-      case '%': text.add('%'); break;
-      case 's': add_string(text, va_arg(arguments, const char*), it.precision); break;
-      case 'p': text.add("0x").add_hex(va_arg(arguments, uintptr_t)); break;
-      case 'f': add_real(text, va_arg(arguments, double), it.precision); break;
+      case '%':
+        text.add('%');
+        break;
+      case 's':
+        add_string(text, va_arg(arguments, const char*), it.precision);
+        break;
+      case 'p':
+        text.add("0x").add_hex(va_arg(arguments, uintptr_t));
+        break;
+      case 'f':
+        add_real(text, va_arg(arguments, double), it.precision);
+        break;
       case 'c': {
         const char byte = static_cast<char>(va_arg(arguments, int));
         text.add_escaped({&byte, 1});
@@ -116,8 +124,7 @@ void format(Text& text, const char* format, va_list arguments) {
         add_signed(text, it.wide ? va_arg(arguments, int64_t) : va_arg(arguments, int), it.width);
         break;
       default: {
-        const uint64_t value =
-            it.wide ? va_arg(arguments, uint64_t) : va_arg(arguments, unsigned);
+        const uint64_t value = it.wide ? va_arg(arguments, uint64_t) : va_arg(arguments, unsigned);
         it.kind == 'x' ? text.add_hex(value, it.width) : text.add_number(value, it.width);
       }
     }

@@ -247,7 +247,8 @@ void calibrate(const Options& options) {
   fmt::print("written to {}\n", options.output);
 }
 
-constexpr const char* kFooter = R"(A process makes a context on one GPU of each model, loads a module and runs a kernel; the cost is
+constexpr const char* kFooter =
+    R"(A process makes a context on one GPU of each model, loads a module and runs a kernel; the cost is
 the larger of what the driver lists for it and what the card has less, the median of three times,
 plus 1/32 for streams, rounded up to 2 MiB. Where other processes use the GPU meanwhile, the
 measurement is repeated, up to ten times. Programs that start afterwards reserve this cost.)";

@@ -319,7 +319,8 @@ int status_of(const job::Config& config) {
   return config.settings.limits_anything() ? kExitOk : kExitNotLimited;
 }
 
-constexpr const char* kFooter = R"(USED is what the slice holds with its contexts and with what the driver keeps for it; FREE is what
+constexpr const char* kFooter =
+    R"(USED is what the slice holds with its contexts and with what the driver keeps for it; FREE is what
 can still be had. CONTEXT is what one CUDA context costs. TIME is the share of the GPU's time.
 With --json all sizes are bytes, and null means none.
 Exit status: 0 limits hold here, 3 this process is not limited, 4 the config cannot be used and

@@ -278,7 +278,8 @@ class Run {
   std::unique_ptr<SliceDir> slice_;
 };
 
-constexpr const char* kFooter = R"(The program keeps its arguments, its environment, its terminal and its signals; softmig run ends
+constexpr const char* kFooter =
+    R"(The program keeps its arguments, its environment, its terminal and its signals; softmig run ends
 as it ends. Examples:
   softmig run --memory 4G -- python train.py --epochs 3
   softmig run --memory 12G --sm 25 --device 1 -- ./simulate
@@ -314,8 +315,10 @@ void add_run(CLI::App& app, const Rest& rest, int* status) {
       ->type_name("LIST");
   run->add_option("--sim", options->sim, "Simulated GPUs in place of the real ones: 2x48G")
       ->type_name("COUNTxSIZE");
-  run->add_option("--sim-cuda", options->sim_cuda, "CUDA of the simulated driver: 13.0 (default), 12.4, 12.0")
-      ->check(CLI::IsMember({kSimulatedCuda[0], kSimulatedCuda[1], kSimulatedCuda[2]}, CLI::ignore_case))
+  run->add_option("--sim-cuda", options->sim_cuda,
+                  "CUDA of the simulated driver: 13.0 (default), 12.4, 12.0")
+      ->check(CLI::IsMember({kSimulatedCuda[0], kSimulatedCuda[1], kSimulatedCuda[2]},
+                            CLI::ignore_case))
       ->type_name("VERSION");
   run->add_option("--library", options->library, "The libsoftmig.so to load")->type_name("PATH");
   run->add_flag("-v,--verbose", options->verbose, "Say on standard error what is done");

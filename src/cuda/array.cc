@@ -1,5 +1,5 @@
-// CUDA arrays and mipmapped arrays. Their size is the driver's secret until they exist, but not that
-// of a twin whose memory is to be mapped later: it is made, asked and destroyed first.
+// CUDA arrays and mipmapped arrays. Their size is the driver's secret until they exist, but not
+// that of a twin whose memory is to be mapped later: it is made, asked and destroyed first.
 #include "cuda/state.h"
 
 SM_DRIVER(cuArrayGetMemoryRequirements);
@@ -8,7 +8,6 @@ SM_DRIVER(cuCtxGetDevice);
 
 namespace softmig::cuda {
 namespace {
-
 
 constinit policy::Packing g_packing[abi::kMaxDevices];
 constinit sys::Mutex g_lock[abi::kMaxDevices];
@@ -21,11 +20,14 @@ bool has_own_memory(const CUDA_ARRAY3D_DESCRIPTOR& desc) {
 uint64_t element_bytes(CUarray_format format) {
   switch (format) {
     case CU_AD_FORMAT_UNSIGNED_INT8:
-    case CU_AD_FORMAT_SIGNED_INT8: return 1;
+    case CU_AD_FORMAT_SIGNED_INT8:
+      return 1;
     case CU_AD_FORMAT_UNSIGNED_INT16:
     case CU_AD_FORMAT_SIGNED_INT16:
-    case CU_AD_FORMAT_HALF: return 2;
-    default: return 4;
+    case CU_AD_FORMAT_HALF:
+      return 2;
+    default:
+      return 4;
   }
 }
 

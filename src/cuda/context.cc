@@ -109,8 +109,8 @@ SM_HOOK(cuCtxCreate_v3, 11040)
 CUresult cuCtxCreate_v3(CUcontext* out, CUexecAffinityParam* affinity, int count,
                         unsigned int flags, CUdevice device) {
   if (!active()) return next_cuCtxCreate_v3(out, affinity, count, flags, device);
-  return create_context(
-      out, device, [&] { return next_cuCtxCreate_v3(out, affinity, count, flags, device); });
+  return create_context(out, device,
+                        [&] { return next_cuCtxCreate_v3(out, affinity, count, flags, device); });
 }
 
 SM_HOOK(cuCtxCreate_v4, 12050)
@@ -145,7 +145,7 @@ CUresult cuGLCtxCreate_v2(CUcontext* out, unsigned int flags, CUdevice device) {
 
 SM_HOOK(cuVDPAUCtxCreate, 3010)
 CUresult cuVDPAUCtxCreate(CUcontext* out, unsigned int flags, CUdevice device,
-              unsigned int vdp_device, void* get_proc_address) {
+                          unsigned int vdp_device, void* get_proc_address) {
   const auto call = [&] {
     return next_cuVDPAUCtxCreate(out, flags, device, vdp_device, get_proc_address);
   };
@@ -154,7 +154,7 @@ CUresult cuVDPAUCtxCreate(CUcontext* out, unsigned int flags, CUdevice device,
 
 SM_HOOK(cuVDPAUCtxCreate_v2, 3020)
 CUresult cuVDPAUCtxCreate_v2(CUcontext* out, unsigned int flags, CUdevice device,
-              unsigned int vdp_device, void* get_proc_address) {
+                             unsigned int vdp_device, void* get_proc_address) {
   const auto call = [&] {
     return next_cuVDPAUCtxCreate_v2(out, flags, device, vdp_device, get_proc_address);
   };
@@ -175,8 +175,8 @@ SM_HOOK(cuCtxDetach, 2000) CUresult cuCtxDetach(CUcontext context) {
 SM_HOOK(cuDevicePrimaryCtxRetain, 7000)
 CUresult cuDevicePrimaryCtxRetain(CUcontext* out, CUdevice device) {
   if (!active()) return next_cuDevicePrimaryCtxRetain(out, device);
-  return softmig::cuda::retain_primary(
-      out, device, [&] { return next_cuDevicePrimaryCtxRetain(out, device); });
+  return softmig::cuda::retain_primary(out, device,
+                                       [&] { return next_cuDevicePrimaryCtxRetain(out, device); });
 }
 
 SM_HOOK(cuDevicePrimaryCtxRelease, 7000) CUresult cuDevicePrimaryCtxRelease(CUdevice device) {

@@ -9,7 +9,8 @@ SM_DRIVER(cuDeviceGetName);
 namespace softmig::cuda {
 namespace {
 
-// An H100 (132 processors) takes 524 MiB for a context, 2 for the first module, 1 to 16 for streams.
+// An H100 (132 processors) takes 524 MiB for a context, 2 for the first module, 1 to 16 for
+// streams.
 constexpr uint64_t kGuessBase = 160 * base::kMiB, kGuessPerProcessor = 3 * base::kMiB;
 
 constexpr int kMaxOrdinals = 64;

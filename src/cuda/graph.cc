@@ -20,7 +20,7 @@ constexpr int kMaxDepth = 16;
 
 struct GraphMemory {
   sys::Mutex lock;
-  uint64_t reserved = 0;   // charged for what the driver was last seen to hold
+  uint64_t reserved = 0;  // charged for what the driver was last seen to hold
   CUdevice ordinal = -1;
 };
 constinit GraphMemory g_memory[abi::kMaxDevices];

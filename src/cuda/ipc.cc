@@ -14,16 +14,16 @@ uint64_t hash_of(const void* data, size_t size) {
   return hash;
 }
 
-// From now on other processes may keep this memory alive after we free it. What shares its page with
-// something else stays in our own name: the page is not the importer's alone.
+// From now on other processes may keep this memory alive after we free it. What shares its page
+// with something else stays in our own name: the page is not the importer's alone.
 void share(CUdeviceptr address, const CUipcMemHandle& handle) {
   CUdeviceptr base = address;
   size_t bytes = 0;
   if (next_cuMemGetAddressRange_v2(&base, &bytes, address) != CUDA_SUCCESS) return;
   tables.pointers.update(base, [&](Record& record) {
     if (record.object >= 0 || record.bytes < kPage) return true;
-    record.object = static_cast<int16_t>(slice().make_object(hash_of(&handle, sizeof handle),
-                                                             record.device, in_pages(record.bytes)));
+    record.object = static_cast<int16_t>(slice().make_object(
+        hash_of(&handle, sizeof handle), record.device, in_pages(record.bytes)));
     return true;
   });
 }

@@ -26,13 +26,17 @@ uint64_t cost_of_limit(CUlimit limit, uint64_t value, CUdevice ordinal) {
         return UINT64_MAX / 2;
       }
       return in_pages(bytes);
-    case CU_LIMIT_MALLOC_HEAP_SIZE: return value > kHeap ? in_pages(value - kHeap) : 0;
-    case CU_LIMIT_PRINTF_FIFO_SIZE: return value > kPrintf ? in_pages(value - kPrintf) : 0;
-    default: return 0;
+    case CU_LIMIT_MALLOC_HEAP_SIZE:
+      return value > kHeap ? in_pages(value - kHeap) : 0;
+    case CU_LIMIT_PRINTF_FIFO_SIZE:
+      return value > kPrintf ? in_pages(value - kPrintf) : 0;
+    default:
+      return 0;
   }
 }
 
-// One row per context and limit; kinds are told apart by the low bits of the handle, which is aligned.
+// One row per context and limit; kinds are told apart by the low bits of the handle, which is
+// aligned.
 uint64_t limit_key(CUcontext context, int kind) {
   return key_of(context) + static_cast<uint64_t>(kind) + 1;
 }

@@ -1,15 +1,16 @@
 // cuMemAlloc and its kin: plain, pitched and managed memory.
 //
-// The driver takes memory in pages of 2 MiB and packs what is smaller than one into pages that begin
-// at multiples of 2 MiB in the address space. An allocation therefore costs the pages that it is the
-// first to touch, and gives back those that it is the last to leave.
+// The driver takes memory in pages of 2 MiB and packs what is smaller than one into pages that
+// begin at multiples of 2 MiB in the address space. An allocation therefore costs the pages that it
+// is the first to touch, and gives back those that it is the last to leave.
 #include "cuda/pool.h"
 #include "cuda/state.h"
 
 namespace softmig::cuda {
 namespace {
 
-// Counts one allocation in or out of the page at its edge. True if it is the first or the last there.
+// Counts one allocation in or out of the page at its edge. True if it is the first or the last
+// there.
 bool enter_block(uint64_t block) {
   bool first = false;
   tables.blocks.update_or_insert(block, [&](Record& record) {
@@ -66,7 +67,8 @@ CUresult allocate(Address* out, uint64_t bytes, Call call) {
   return result;
 }
 
-// Rows are padded to what the driver likes: reserved by the padding last seen, corrected by its word.
+// Rows are padded to what the driver likes: reserved by the padding last seen, corrected by its
+// word.
 constinit std::atomic<uint64_t> g_pitch_step{512};
 
 template <typename Address, typename Size, typename Call>

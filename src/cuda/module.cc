@@ -1,5 +1,5 @@
-// Modules and libraries: their `__device__` variables take memory when they are loaded, so the image
-// is read first. What a compressed image hides is found from outside (docs/security.md).
+// Modules and libraries: their `__device__` variables take memory when they are loaded, so the
+// image is read first. What a compressed image hides is found from outside (docs/security.md).
 #include "cuda/state.h"
 #include "policy/image.h"
 #include "sys/memory.h"
@@ -123,7 +123,8 @@ CUresult cuLibraryLoadFromFile(CUlibrary* out, const char* path, CUjit_option* j
                                void** jit_values, unsigned int jit_count, CUlibraryOption* options,
                                void** values, unsigned int count) {
   const auto call = [&] {
-    return next_cuLibraryLoadFromFile(out, path, jit, jit_values, jit_count, options, values, count);
+    return next_cuLibraryLoadFromFile(out, path, jit, jit_values, jit_count, options, values,
+                                      count);
   };
   if (!active()) return call();
   return load(out, globals_in_file(path), call);

@@ -1,9 +1,9 @@
-// Stream-ordered allocation. A pool takes memory from the card in steps of 32 MiB whenever it likes,
-// and CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT says exactly how much it holds. Asking costs as much as we
-// may cost in all, so a device keeps a standing reservation ahead of its pools: an allocation that
-// fits what is left of it is passed on at once, and the pools are read again when it is used up.
+// Stream-ordered allocation. A pool takes memory from the card in steps of 32 MiB whenever it
+// likes, and CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT says exactly how much it holds. Asking costs as
+// much as we may cost in all, so a device keeps a standing reservation ahead of its pools: an
+// allocation that fits what is left of it is passed on at once, and the pools are read again when
+// it is used up.
 #include "cuda/pool.h"
-
 #include "cuda/state.h"
 #include "job/log.h"
 
@@ -27,8 +27,9 @@ constexpr uint64_t kAhead = 64 * base::kMiB;
 constexpr int kMaxPools = 256;
 constexpr uint64_t kSpareSteps = 3;
 
-// The most by which one allocation lets a pool grow, but for one step shared by all small ones: those
-// of more than half a step get one each, smaller ones leave at most as much of it empty as they are.
+// The most by which one allocation lets a pool grow, but for one step shared by all small ones:
+// those of more than half a step get one each, smaller ones leave at most as much of it empty as
+// they are.
 constexpr uint64_t worst_growth(uint64_t bytes) {
   const uint64_t rounded = base::round_up(bytes, kStep);
   return bytes < rounded / 2 ? base::round_up(2 * bytes, abi::kUnit) : rounded;
@@ -123,8 +124,8 @@ uint64_t flying(const DevicePools& pools) {
   return bytes > 0 ? static_cast<uint64_t>(bytes) : 0;
 }
 
-// Makes the charge what it should be: what the pools hold, and `standing` ahead of them. If the limit
-// does not allow that, only what they hold is charged, and the answer is false.
+// Makes the charge what it should be: what the pools hold, and `standing` ahead of them. If the
+// limit does not allow that, only what they hold is charged, and the answer is false.
 bool settle(DevicePools& pools, int device, uint64_t reserved, uint64_t standing) {
   const uint64_t charged = pools.reserved + pools.standing, wanted = reserved + standing;
   const bool granted = wanted <= charged || slice().try_reserve(device, wanted - charged);
@@ -141,8 +142,8 @@ bool settle(DevicePools& pools, int device, uint64_t reserved, uint64_t standing
 }
 
 enum class Room {
-  kAhead,     // a standing reservation covers this call and more to come
-  kExact,     // reserved for this call alone: to be settled after it
+  kAhead,  // a standing reservation covers this call and more to come
+  kExact,  // reserved for this call alone: to be settled after it
   kRefused,
 };
 

@@ -1,5 +1,5 @@
-// What the hooks of this folder share: which device a call means, charges that give themselves back,
-// and the tables of what this process holds.
+// What the hooks of this folder share: which device a call means, charges that give themselves
+// back, and the tables of what this process holds.
 #pragma once
 
 #include "cuda/table.h"
@@ -56,19 +56,19 @@ class Charge {
 
 // Every table is keyed by what the program holds: an address or a handle.
 struct Tables {
-  Table contexts;   // CUcontext
-  Table limits;     // CUcontext + kind: stack, heap, printf and streams of a context
-  Table pointers;   // cuMemAlloc and its kin
-  Table blocks;     // 2 MiB block that several allocations share: detail counts them
-  Table arrays;     // CUarray, CUmipmappedArray
-  Table modules;    // CUmodule, CUlibrary
-  Table streams;    // CUstream: detail is the row of `limits` that counts it
-  Table handles;    // CUmemGenericAllocationHandle
-  Table mappings;   // address of a mapping: detail is its handle
-  Table imports;    // address from cuIpcOpenMemHandle
-  Table external;   // CUexternalMemory
-  Table graphs;     // CUgraphExec with memory nodes
-  Table pools;      // CUmemoryPool: its device
+  Table contexts;  // CUcontext
+  Table limits;    // CUcontext + kind: stack, heap, printf and streams of a context
+  Table pointers;  // cuMemAlloc and its kin
+  Table blocks;    // 2 MiB block that several allocations share: detail counts them
+  Table arrays;    // CUarray, CUmipmappedArray
+  Table modules;   // CUmodule, CUlibrary
+  Table streams;   // CUstream: detail is the row of `limits` that counts it
+  Table handles;   // CUmemGenericAllocationHandle
+  Table mappings;  // address of a mapping: detail is its handle
+  Table imports;   // address from cuIpcOpenMemHandle
+  Table external;  // CUexternalMemory
+  Table graphs;    // CUgraphExec with memory nodes
+  Table pools;     // CUmemoryPool: its device
 };
 extern constinit Tables tables;
 

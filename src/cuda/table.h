@@ -1,6 +1,6 @@
-// What this process was given by the driver: handle or address -> how it was charged. Open addressing
-// over pages of our own (the program's allocator is not ours to call). Emptied in a fork child, which
-// owns none of it.
+// What this process was given by the driver: handle or address -> how it was charged. Open
+// addressing over pages of our own (the program's allocator is not ours to call). Emptied in a fork
+// child, which owns none of it.
 #pragma once
 
 #include <cstdint>
@@ -11,11 +11,11 @@
 namespace softmig::cuda {
 
 struct Record {
-  uint64_t bytes = 0;     // charged or, for packed things, asked for
-  uint64_t detail = 0;    // meaning is the table's
-  uint32_t context = 0;   // id of the context that owns it, 0: none
-  int16_t device = -1;    // index in the region
-  int16_t object = -1;    // exported: index of the shared object that carries the charge
+  uint64_t bytes = 0;    // charged or, for packed things, asked for
+  uint64_t detail = 0;   // meaning is the table's
+  uint32_t context = 0;  // id of the context that owns it, 0: none
+  int16_t device = -1;   // index in the region
+  int16_t object = -1;   // exported: index of the shared object that carries the charge
 };
 
 class Table {

@@ -5,7 +5,8 @@
 namespace softmig::cuda {
 namespace {
 
-// Both figures are the driver's, made smaller where the slice is: never an error, never an underflow.
+// Both figures are the driver's, made smaller where the slice is: never an error, never an
+// underflow.
 template <typename Size>
 void show_slice(int device, Size* free_bytes, Size* total_bytes) {
   settle_pools();  // what is reserved ahead of the pools is free

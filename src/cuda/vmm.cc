@@ -1,9 +1,9 @@
 // Virtual memory management: physical memory lives while a handle or a mapping of it does.
 //
 // Exported memory is charged to a shared object of the region instead of this process, so that it
-// stays charged, once, while any process of the job holds it. A file descriptor does not say what it
-// stands for, so the exporter marks it (sys/descriptor_mark.h) with the number of the object. What
-// comes without a mark is of another job, and is charged when it is mapped.
+// stays charged, once, while any process of the job holds it. A file descriptor does not say what
+// it stands for, so the exporter marks it (sys/descriptor_mark.h) with the number of the object.
+// What comes without a mark is of another job, and is charged when it is mapped.
 #include "cuda/state.h"
 #include "sys/clock.h"
 #include "sys/descriptor_mark.h"
@@ -110,13 +110,14 @@ void undo_import(CUmemGenericAllocationHandle handle) {
   if (known) give_back(undone);
 }
 
-// Moves the charge to an object that others can hold; returns its number, -1 if that cannot be done.
+// Moves the charge to an object that others can hold; returns its number, -1 if that cannot be
+// done.
 int share(CUmemGenericAllocationHandle handle) {
   int object = -1;
   tables.handles.update(handle, [&](Record& record) {
     if (record.object < 0 && record.bytes != 0) {
-      record.object = static_cast<int16_t>(
-          slice().make_object(next_object_key(), record.device, record.bytes));
+      record.object =
+          static_cast<int16_t>(slice().make_object(next_object_key(), record.device, record.bytes));
     }
     object = record.object;
     return true;

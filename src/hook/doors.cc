@@ -47,7 +47,8 @@ extern "C" [[gnu::used]] Verdict softmig_decide_dlsym(void* handle, const char* 
   });
 }
 
-extern "C" [[gnu::used]] Verdict softmig_decide_dlvsym(void* handle, const char* name, const char* version) {
+extern "C" [[gnu::used]] Verdict softmig_decide_dlvsym(void* handle, const char* name,
+                                                       const char* version) {
   void* system = system_dlvsym();
   return decide(handle, name, system, [&](void* where) {
     return reinterpret_cast<void* (*)(void*, const char*, const char*)>(system)(where, name,
@@ -55,8 +56,9 @@ extern "C" [[gnu::used]] Verdict softmig_decide_dlvsym(void* handle, const char*
   });
 }
 
-// The driver says which of its functions answers to (name, version, flags), and ours is the one that
-// stands before that. A spelling newer than this library is passed on, and said aloud in the log.
+// The driver says which of its functions answers to (name, version, flags), and ours is the one
+// that stands before that. A spelling newer than this library is passed on, and said aloud in the
+// log.
 static void* replace(const char* name, void* drivers_own, int version, uint64_t flags) {
   if (drivers_own == nullptr || name == nullptr || !active()) return drivers_own;
   if (const Entry* entry = find_by_driver_address(drivers_own)) return entry->hook;

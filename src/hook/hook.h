@@ -73,10 +73,10 @@ inline bool active() { return job::slice().mode() == job::Mode::kActive; }
 
 // A driver function that we call and do not hook.
 #define SM_DRIVER(fn) \
-  static constinit softmig::hook::Next<std::remove_reference_t<decltype(::fn)>> next_##fn{#fn}
+  static constinit softmig::hook::Next<std::remove_reference_t<decltype(::fn)>> next_##fn { #fn }
 
-#define SM_HOOK(fn, since)                                                                     \
-  SM_DRIVER(fn);                                                                               \
+#define SM_HOOK(fn, since)                                                                      \
+  SM_DRIVER(fn);                                                                                \
   [[gnu::section("softmig_hooks"), gnu::used]] static const softmig::hook::Entry entry_##fn = { \
-      #fn, reinterpret_cast<void*>(&::fn), &next_##fn.pointer, since, next_##fn.kLibrary};     \
+      #fn, reinterpret_cast<void*>(&::fn), &next_##fn.pointer, since, next_##fn.kLibrary};      \
   extern "C" [[gnu::visibility("default")]]

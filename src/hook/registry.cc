@@ -17,9 +17,12 @@ bool ends_with(const char* text, const char* tail) {
   return length >= tail_length && strcmp(text + length - tail_length, tail) == 0;
 }
 
-bool is_per_thread(const char* name) { return ends_with(name, "_ptsz") || ends_with(name, "_ptds"); }
+bool is_per_thread(const char* name) {
+  return ends_with(name, "_ptsz") || ends_with(name, "_ptds");
+}
 
-// "cuMemAlloc" is the base of cuMemAlloc, cuMemAlloc_v2 and cuMemAlloc_ptsz, not of cuMemAllocAsync.
+// "cuMemAlloc" is the base of cuMemAlloc, cuMemAlloc_v2 and cuMemAlloc_ptsz, not of
+// cuMemAllocAsync.
 bool has_base(const char* name, const char* base) {
   const size_t length = strlen(base);
   if (strncmp(name, base, length) != 0) return false;

@@ -37,18 +37,30 @@ bool read_dynamic(const dl_phdr_info& info, Object* object) {
   for (; dynamic->d_tag != DT_NULL; dynamic++) {
     const ElfW(Addr) address = dynamic->d_un.d_ptr;
     switch (dynamic->d_tag) {
-      case DT_SYMTAB: object->symbols = at<ElfW(Sym)>(object->base, address); break;
-      case DT_STRTAB: object->strings = at<char>(object->base, address); break;
-      case DT_GNU_HASH: object->gnu_hash = at<uint32_t>(object->base, address); break;
-      case DT_HASH: object->sysv_hash = at<uint32_t>(object->base, address); break;
-      case DT_VERSYM: object->versions = at<uint16_t>(object->base, address); break;
-      default: break;
+      case DT_SYMTAB:
+        object->symbols = at<ElfW(Sym)>(object->base, address);
+        break;
+      case DT_STRTAB:
+        object->strings = at<char>(object->base, address);
+        break;
+      case DT_GNU_HASH:
+        object->gnu_hash = at<uint32_t>(object->base, address);
+        break;
+      case DT_HASH:
+        object->sysv_hash = at<uint32_t>(object->base, address);
+        break;
+      case DT_VERSYM:
+        object->versions = at<uint16_t>(object->base, address);
+        break;
+      default:
+        break;
     }
   }
   return object->symbols != nullptr && object->strings != nullptr;
 }
 
-// Hidden versions (bit 15) are old spellings kept for old programs: dlsym does not find them either.
+// Hidden versions (bit 15) are old spellings kept for old programs: dlsym does not find them
+// either.
 bool is_match(const Object& object, uint32_t index, const char* name) {
   const ElfW(Sym)& symbol = object.symbols[index];
   if (symbol.st_shndx == SHN_UNDEF || symbol.st_value == 0) return false;
@@ -78,7 +90,8 @@ void* look_up_gnu(const Object& object, const char* name) {
   if (index < first) return nullptr;
   for (;; index++) {
     const uint32_t other = chain[index - first];
-    if ((other | 1) == (hash | 1) && is_match(object, index, name)) return address_of(object, index);
+    if ((other | 1) == (hash | 1) && is_match(object, index, name))
+      return address_of(object, index);
     if ((other & 1) != 0) return nullptr;
   }
 }

@@ -1,4 +1,5 @@
-// Finding functions without dlsym: while we export dlsym, a look-up of our own would find ourselves.
+// Finding functions without dlsym: while we export dlsym, a look-up of our own would find
+// ourselves.
 #pragma once
 
 namespace softmig::hook {

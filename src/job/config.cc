@@ -30,8 +30,8 @@ enum class Found { kNothing, kGood, kBad };
 
 using Name = char[64];
 
-// What one look at the run directory gave. `status` is of the file that was read, `directory` of the
-// directory before anything in it was; `unknown` names keys for the log.
+// What one look at the run directory gave. `status` is of the file that was read, `directory` of
+// the directory before anything in it was; `unknown` names keys for the log.
 struct Look {
   Found found = Found::kNothing;
   Settings settings;
@@ -209,9 +209,9 @@ void merge(const Look& look, uint64_t job_id, uint64_t preferred_job, Merge* all
   }
 }
 
-// Configs that cannot be read may be anybody's, so they count only where no other answers. In a user
-// namespace the uid may be one of a namespace in between, which anybody can choose: where it has no
-// job, all jobs of the node count.
+// Configs that cannot be read may be anybody's, so they count only where no other answers. In a
+// user namespace the uid may be one of a namespace in between, which anybody can choose: where it
+// has no job, all jobs of the node count.
 void look_for_uid(const Places& places, Identity* who, Look* look) {
   const uint32_t uid = outer_uid(places);
   const bool certain = !in_user_namespace(places);
@@ -345,8 +345,10 @@ void report(const Places& places, const Config& config, const Look& look) {
         look.unknown_count, look.unknown);
   }
   if (config.source == Source::kUid) {
-    log(LogLevel::kError, "the job of this process is hidden: the smallest limits of uid %u apply, "
-        "those of job %lu among them", outer_uid(places), config.identity.job_id);
+    log(LogLevel::kError,
+        "the job of this process is hidden: the smallest limits of uid %u apply, "
+        "those of job %lu among them",
+        outer_uid(places), config.identity.job_id);
   }
 }
 
@@ -441,8 +443,8 @@ bool reload_config(const Places& places, Config* config) {
   const Source source = look_for_config(places, by_uid, &who, &look);
   bool different = false;
   if (look.found == Found::kGood) {
-    different = config->source == Source::kClosed ||
-                !policy::same_limits(config->settings, look.settings);
+    different =
+        config->source == Source::kClosed || !policy::same_limits(config->settings, look.settings);
     take(source, look, config);
     add_log_variables(&config->settings);
     report(places, *config, look);

@@ -18,23 +18,23 @@ enum class Source {
 };
 
 struct Identity {
-  uint64_t job_id = 0;      // 0: not in a Slurm job
-  bool from_cgroup = false; // else from SLURM_JOB_ID
-  bool hidden = false;      // the cgroup namespace is not slurmd's: the path says nothing
+  uint64_t job_id = 0;       // 0: not in a Slurm job
+  bool from_cgroup = false;  // else from SLURM_JOB_ID
+  bool hidden = false;       // the cgroup namespace is not slurmd's: the path says nothing
   uint64_t array_job = 0, array_task = 0;  // from the environment, for file names only
   bool has_array = false;
 };
 
 struct Config {
   Source source = Source::kNone;
-  // With Source::kUid job_id is a job of this uid: the one that SLURM_JOB_ID names if it is his, else
-  // the first of those that were found.
+  // With Source::kUid job_id is a job of this uid: the one that SLURM_JOB_ID names if it is his,
+  // else the first of those that were found.
   Identity identity;
   policy::Settings settings;
-  char path[512] = {};      // the file that was read, for messages; empty if none was
-  char error[512] = {};     // what is wrong with it: file, line, key, text
-  // What changed-or-not is judged by: device, inode, size, mtime and ctime of the file; with kUid and
-  // kClosed the directory counts as well. All zero: there is no file.
+  char path[512] = {};   // the file that was read, for messages; empty if none was
+  char error[512] = {};  // what is wrong with it: file, line, key, text
+  // What changed-or-not is judged by: device, inode, size, mtime and ctime of the file; with kUid
+  // and kClosed the directory counts as well. All zero: there is no file.
   uint64_t stamp[6] = {};
 };
 
@@ -51,8 +51,8 @@ inline constexpr uint64_t kMaxConfigBytes = 64 * 1024;
 Identity identify(const Places& places);
 // Fills *config from scratch. Always succeeds: trouble is Source::kClosed with a text in error.
 //
-// Files in run_dir, the first that exists: {jobid}.conf; {jobid}_{arrayid}.conf; and where the array
-// variables name none, any {jobid}_*.conf, so that a forged variable changes nothing. Where
+// Files in run_dir, the first that exists: {jobid}.conf; {jobid}_{arrayid}.conf; and where the
+// array variables name none, any {jobid}_*.conf, so that a forged variable changes nothing. Where
 // SOFTMIG_LOG_LEVEL and SOFTMIG_LOG_FILE are not in the file, the environment's count.
 void load_config(const Places& places, Config* config);
 // True if the file behind *config is no longer what was read (one stat). The caller then calls

@@ -44,9 +44,9 @@ struct Target {
   char temporary[504];
 };
 
-// A target that many threads read while one replaces it, without a lock that a killed thread, a fork
-// or a signal handler could find held: two copies, the one not in use is written. A reader that was
-// overtaken twice sees it by the copy's version.
+// A target that many threads read while one replaces it, without a lock that a killed thread, a
+// fork or a signal handler could find held: two copies, the one not in use is written. A reader
+// that was overtaken twice sees it by the copy's version.
 class SharedTarget {
  public:
   void set(const Target& target) {
@@ -198,8 +198,8 @@ uint64_t size_limit() {
   return limit.soft > kOthersBytes ? limit.soft - kOthersBytes : 0;
 }
 
-// The last line fills the file exactly, so that every process sees that it is full. What is left for
-// it is always more than its words need: a line before it leaves kLogLineBytes at least.
+// The last line fills the file exactly, so that every process sees that it is full. What is left
+// for it is always more than its words need: a line before it leaves kLogLineBytes at least.
 void write_last_line(int fd, uint64_t room) {
   char line[kLastLineBytes];
   base::Text text(line, room);

@@ -29,8 +29,8 @@ bool region_path(const Places& places, const Config& config, char (&path)[kMaxPa
 // links, foreign owners and files that are not regular.
 void open_region(const Places& places, const Config& config, OpenRegion* region);
 
-// Makes an empty region file at `path` for `uid`/`gid`, mode 0600, complete before its name appears.
-// Returns 0 or an errno; EEXIST if there is one already (it is left alone).
+// Makes an empty region file at `path` for `uid`/`gid`, mode 0600, complete before its name
+// appears. Returns 0 or an errno; EEXIST if there is one already (it is left alone).
 int create_region_file(const char* path, uint32_t uid, uint32_t gid);
 
 // 64-bit name of a GPU in the region, from its UUID; never 0.

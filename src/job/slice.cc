@@ -207,8 +207,8 @@ void Slice::charge(int device, uint64_t bytes) {
   Device& mine = devices_[device];
   Guard guard(mine.lock);
   policy::change_use(*region_.map, static_cast<uint32_t>(slot_.load(memory_order_relaxed)),
-                     static_cast<uint32_t>(device),
-                     static_cast<int64_t>(policy::units_for(bytes)), policy::kNoLimit);
+                     static_cast<uint32_t>(device), static_cast<int64_t>(policy::units_for(bytes)),
+                     policy::kNoLimit);
 }
 
 void Slice::release(int device, uint64_t bytes) {
@@ -227,8 +227,8 @@ void Slice::note_context(int device, int64_t bytes) {
 DeviceMemory Slice::memory(int device) {
   const Device& mine = devices_[device];
   const uint64_t limit = mine.limit_units.load(memory_order_relaxed);
-  const uint64_t used = policy::used_units(
-      region_.map->header.device[device].use.load(memory_order_relaxed));
+  const uint64_t used =
+      policy::used_units(region_.map->header.device[device].use.load(memory_order_relaxed));
   return {limit == policy::kNoLimit ? 0 : limit * abi::kUnit,
           (used + mine.extra_units.load(memory_order_relaxed)) * abi::kUnit};
 }

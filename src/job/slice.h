@@ -66,8 +66,8 @@ class Slice {
   uint64_t object_bytes(int object);
   void drop_object(int object);
 
-  // Frees the slots of processes that have been dead for a moment. True if some were found that died
-  // just now: what they held is on its way back to the driver.
+  // Frees the slots of processes that have been dead for a moment. True if some were found that
+  // died just now: what they held is on its way back to the driver.
   bool reclaim_dead();
   // As reclaim_dead, and waits that moment for those that died just now.
   void wait_for_dead();

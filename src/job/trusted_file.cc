@@ -80,7 +80,8 @@ const char* fault_of_file(const sys::FileStatus& status, const Places& places) {
 
 }  // namespace
 
-// A kernel without user namespaces has no map. A namespace whose map is not written yet maps nobody.
+// A kernel without user namespaces has no map. A namespace whose map is not written yet maps
+// nobody.
 bool in_user_namespace(const Places& places) {
   UidMap map(places);
   Range range;
@@ -126,7 +127,8 @@ void RunDirectory::describe_failure(int reason, const char* name, base::Text& er
   base::format(error, "%s/%s: ", places_.run_dir, name);
   if (reason == ELOOP) error.add("is a symbolic link");
   if (reason == EACCES) error.add("may not be read by this user");
-  if (reason != ELOOP && reason != EACCES) base::format(error, "cannot be opened: errno %d", reason);
+  if (reason != ELOOP && reason != EACCES)
+    base::format(error, "cannot be opened: errno %d", reason);
 }
 
 const char* RunDirectory::fault_of_directory() const {

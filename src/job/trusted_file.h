@@ -10,8 +10,8 @@ namespace softmig::job {
 // The uid map is not that of the whole system: uids seen here are not those of the node.
 bool in_user_namespace(const Places& places);
 
-// The uid that a file of Places::trusted_uid shows here: itself under the full uid map, the overflow
-// uid in a user namespace. False if files of this process's own user look the same.
+// The uid that a file of Places::trusted_uid shows here: itself under the full uid map, the
+// overflow uid in a user namespace. False if files of this process's own user look the same.
 bool visible_owner(const Places& places, uint32_t* uid);
 
 // This process's user as the namespace around it numbers him.

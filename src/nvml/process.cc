@@ -1,4 +1,5 @@
-// Process lists: the job's own processes only, by NVML's own rules for the size of the caller's list.
+// Process lists: the job's own processes only, by NVML's own rules for the size of the caller's
+// list.
 #include "nvml/device.h"
 #include "sys/memory.h"
 
@@ -54,10 +55,9 @@ nvmlReturn_t filter(unsigned int* count, Item* items, List list) {
 
 using softmig::nvml::filter;
 
-
 SM_HOOK(nvmlDeviceGetComputeRunningProcesses, 0)
 nvmlReturn_t nvmlDeviceGetComputeRunningProcesses(nvmlDevice_t device, unsigned int* count,
-    nvmlProcessInfo_v1_t* infos) {
+                                                  nvmlProcessInfo_v1_t* infos) {
   return filter(count, infos, [&](unsigned int* n, nvmlProcessInfo_v1_t* list) {
     return next_nvmlDeviceGetComputeRunningProcesses(device, n, list);
   });
@@ -65,7 +65,7 @@ nvmlReturn_t nvmlDeviceGetComputeRunningProcesses(nvmlDevice_t device, unsigned 
 
 SM_HOOK(nvmlDeviceGetComputeRunningProcesses_v2, 0)
 nvmlReturn_t nvmlDeviceGetComputeRunningProcesses_v2(nvmlDevice_t device, unsigned int* count,
-    nvmlProcessInfo_v2_t* infos) {
+                                                     nvmlProcessInfo_v2_t* infos) {
   return filter(count, infos, [&](unsigned int* n, nvmlProcessInfo_v2_t* list) {
     return next_nvmlDeviceGetComputeRunningProcesses_v2(device, n, list);
   });
@@ -73,7 +73,7 @@ nvmlReturn_t nvmlDeviceGetComputeRunningProcesses_v2(nvmlDevice_t device, unsign
 
 SM_HOOK(nvmlDeviceGetComputeRunningProcesses_v3, 0)
 nvmlReturn_t nvmlDeviceGetComputeRunningProcesses_v3(nvmlDevice_t device, unsigned int* count,
-    nvmlProcessInfo_t* infos) {
+                                                     nvmlProcessInfo_t* infos) {
   return filter(count, infos, [&](unsigned int* n, nvmlProcessInfo_t* list) {
     return next_nvmlDeviceGetComputeRunningProcesses_v3(device, n, list);
   });
@@ -81,7 +81,7 @@ nvmlReturn_t nvmlDeviceGetComputeRunningProcesses_v3(nvmlDevice_t device, unsign
 
 SM_HOOK(nvmlDeviceGetGraphicsRunningProcesses, 0)
 nvmlReturn_t nvmlDeviceGetGraphicsRunningProcesses(nvmlDevice_t device, unsigned int* count,
-    nvmlProcessInfo_v1_t* infos) {
+                                                   nvmlProcessInfo_v1_t* infos) {
   return filter(count, infos, [&](unsigned int* n, nvmlProcessInfo_v1_t* list) {
     return next_nvmlDeviceGetGraphicsRunningProcesses(device, n, list);
   });
@@ -89,7 +89,7 @@ nvmlReturn_t nvmlDeviceGetGraphicsRunningProcesses(nvmlDevice_t device, unsigned
 
 SM_HOOK(nvmlDeviceGetGraphicsRunningProcesses_v2, 0)
 nvmlReturn_t nvmlDeviceGetGraphicsRunningProcesses_v2(nvmlDevice_t device, unsigned int* count,
-    nvmlProcessInfo_v2_t* infos) {
+                                                      nvmlProcessInfo_v2_t* infos) {
   return filter(count, infos, [&](unsigned int* n, nvmlProcessInfo_v2_t* list) {
     return next_nvmlDeviceGetGraphicsRunningProcesses_v2(device, n, list);
   });
@@ -97,7 +97,7 @@ nvmlReturn_t nvmlDeviceGetGraphicsRunningProcesses_v2(nvmlDevice_t device, unsig
 
 SM_HOOK(nvmlDeviceGetGraphicsRunningProcesses_v3, 0)
 nvmlReturn_t nvmlDeviceGetGraphicsRunningProcesses_v3(nvmlDevice_t device, unsigned int* count,
-    nvmlProcessInfo_t* infos) {
+                                                      nvmlProcessInfo_t* infos) {
   return filter(count, infos, [&](unsigned int* n, nvmlProcessInfo_t* list) {
     return next_nvmlDeviceGetGraphicsRunningProcesses_v3(device, n, list);
   });
@@ -105,7 +105,7 @@ nvmlReturn_t nvmlDeviceGetGraphicsRunningProcesses_v3(nvmlDevice_t device, unsig
 
 SM_HOOK(nvmlDeviceGetMPSComputeRunningProcesses, 0)
 nvmlReturn_t nvmlDeviceGetMPSComputeRunningProcesses(nvmlDevice_t device, unsigned int* count,
-    nvmlProcessInfo_v1_t* infos) {
+                                                     nvmlProcessInfo_v1_t* infos) {
   return filter(count, infos, [&](unsigned int* n, nvmlProcessInfo_v1_t* list) {
     return next_nvmlDeviceGetMPSComputeRunningProcesses(device, n, list);
   });
@@ -113,7 +113,7 @@ nvmlReturn_t nvmlDeviceGetMPSComputeRunningProcesses(nvmlDevice_t device, unsign
 
 SM_HOOK(nvmlDeviceGetMPSComputeRunningProcesses_v2, 0)
 nvmlReturn_t nvmlDeviceGetMPSComputeRunningProcesses_v2(nvmlDevice_t device, unsigned int* count,
-    nvmlProcessInfo_v2_t* infos) {
+                                                        nvmlProcessInfo_v2_t* infos) {
   return filter(count, infos, [&](unsigned int* n, nvmlProcessInfo_v2_t* list) {
     return next_nvmlDeviceGetMPSComputeRunningProcesses_v2(device, n, list);
   });
@@ -121,7 +121,7 @@ nvmlReturn_t nvmlDeviceGetMPSComputeRunningProcesses_v2(nvmlDevice_t device, uns
 
 SM_HOOK(nvmlDeviceGetMPSComputeRunningProcesses_v3, 0)
 nvmlReturn_t nvmlDeviceGetMPSComputeRunningProcesses_v3(nvmlDevice_t device, unsigned int* count,
-    nvmlProcessInfo_t* infos) {
+                                                        nvmlProcessInfo_t* infos) {
   return filter(count, infos, [&](unsigned int* n, nvmlProcessInfo_t* list) {
     return next_nvmlDeviceGetMPSComputeRunningProcesses_v3(device, n, list);
   });

@@ -22,8 +22,7 @@ SM_HOOK(nvmlDeviceGetProcessUtilization, 0)
 nvmlReturn_t nvmlDeviceGetProcessUtilization(nvmlDevice_t device,
                                              nvmlProcessUtilizationSample_t* samples,
                                              unsigned int* count, unsigned long long since) {
-  const nvmlReturn_t result =
-      next_nvmlDeviceGetProcessUtilization(device, samples, count, since);
+  const nvmlReturn_t result = next_nvmlDeviceGetProcessUtilization(device, samples, count, since);
   if (!softmig::nvml::active() || result != NVML_SUCCESS || samples == nullptr) return result;
   *count = softmig::nvml::keep_own(samples, *count);
   return *count != 0 ? NVML_SUCCESS : NVML_ERROR_NOT_FOUND;

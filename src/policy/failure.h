@@ -28,7 +28,7 @@ enum class Outcome {
 struct Failure {
   Situation situation;
   Outcome outcome;
-  const char* what;     // for people
+  const char* what;  // for people
   const char* answer;
 };
 
@@ -40,8 +40,8 @@ inline constexpr Failure kFailures[] = {
      "link, not a regular file, too large, empty, a line that is not KEY=VALUE, a bad value",
      "closed: every allocation fails with CUDA_ERROR_OUT_OF_MEMORY, the log names file, line, key "
      "and text; a repaired file is noticed within a second"},
-    {Situation::kBadEnvironment, Outcome::kClosed,
-     "no config, and a bad limit in the environment", "closed, the log names variable and text"},
+    {Situation::kBadEnvironment, Outcome::kClosed, "no config, and a bad limit in the environment",
+     "closed, the log names variable and text"},
     {Situation::kUnknownKey, Outcome::kIgnored, "a key in a config that this version does not know",
      "ignored, with a line in the log that names file, line and key"},
     {Situation::kBadRewrite, Outcome::kKeepLast, "a config becomes unusable while processes live",

@@ -47,7 +47,8 @@ Sections sections_of(Bytes elf) {
 
 bool starts_with(Bytes elf, uint64_t offset, std::string_view text) {
   const Bytes found = part(elf, offset, text.size());
-  return found.size() == text.size() && __builtin_memcmp(found.data(), text.data(), text.size()) == 0;
+  return found.size() == text.size() &&
+         __builtin_memcmp(found.data(), text.data(), text.size()) == 0;
 }
 
 uint64_t globals_in_elf(Bytes elf) {
@@ -56,14 +57,16 @@ uint64_t globals_in_elf(Bytes elf) {
   for (uint64_t i = 0; i < sections.count; i++) {
     const uint64_t header = sections.offset + i * kSectionHeader;
     const uint64_t name = add(sections.names, read<uint32_t>(elf, header));
-    if (starts_with(elf, name, ".nv.global")) bytes = add(bytes, read<uint64_t>(elf, header + 0x20));
+    if (starts_with(elf, name, ".nv.global"))
+      bytes = add(bytes, read<uint64_t>(elf, header + 0x20));
   }
   return bytes;
 }
 
 uint64_t elf_size(Bytes header) {
   const uint64_t sections = read<uint64_t>(header, 0x28), segments = read<uint64_t>(header, 0x20);
-  const uint64_t after_sections = sections + uint64_t{read<uint16_t>(header, 0x3c)} * kSectionHeader;
+  const uint64_t after_sections =
+      sections + uint64_t{read<uint16_t>(header, 0x3c)} * kSectionHeader;
   const uint64_t after_segments = segments + uint64_t{read<uint16_t>(header, 0x38)} * 56;
   return after_sections > after_segments ? after_sections : after_segments;
 }
@@ -205,9 +208,12 @@ uint64_t globals_in_fatbin(Bytes fatbin) {
 
 uint64_t globals_in(Bytes image) {
   switch (read<uint32_t>(image, 0)) {
-    case kElfMagic: return globals_in_elf(image);
-    case kFatbinMagic: return globals_in_fatbin(image);
-    default: return globals_in_ptx({reinterpret_cast<const char*>(image.data()), image.size()});
+    case kElfMagic:
+      return globals_in_elf(image);
+    case kFatbinMagic:
+      return globals_in_fatbin(image);
+    default:
+      return globals_in_ptx({reinterpret_cast<const char*>(image.data()), image.size()});
   }
 }
 

@@ -9,8 +9,8 @@ using abi::PackedOwner;
 using abi::PackedUse;
 using abi::Region;
 using abi::RegionAccount;
-using std::memory_order_acquire;
 using std::memory_order_acq_rel;
+using std::memory_order_acquire;
 using std::memory_order_relaxed;
 using std::memory_order_release;
 
@@ -18,7 +18,9 @@ constexpr uint64_t kMaxUnits = 0xffffffff;
 // States of an object's key that are not keys.
 constexpr uint64_t kObjectFree = 0, kObjectBeingMade = 1, kObjectDying = 2, kObjectFirstKey = 3;
 
-constexpr uint64_t object_key(uint64_t key) { return key < kObjectFirstKey ? key + kObjectFirstKey : key; }
+constexpr uint64_t object_key(uint64_t key) {
+  return key < kObjectFirstKey ? key + kObjectFirstKey : key;
+}
 
 constexpr PackedUse pack_use(uint64_t used, uint32_t writer, uint16_t sequence) {
   return used << 32 | uint64_t{writer & 0xffff} << 16 | sequence;
@@ -153,9 +155,8 @@ bool free_if_unheld(Region& region, uint32_t index) {
   }
   const uint32_t device = object.device.load(memory_order_relaxed);
   if (device < abi::kMaxDevices) {
-    reclaim_account(region, abi::kMaxSlots + index, device, [&] {
-      return object.key.load(memory_order_acquire) == kObjectDying;
-    });
+    reclaim_account(region, abi::kMaxSlots + index, device,
+                    [&] { return object.key.load(memory_order_acquire) == kObjectDying; });
   }
   key = kObjectDying;
   return object.key.compare_exchange_strong(key, kObjectFree, memory_order_acq_rel);
@@ -248,7 +249,8 @@ int make_object(Region& region, uint64_t key, uint32_t writer, uint32_t device, 
 int hold_object(Region& region, uint64_t key, PackedOwner owner) {
   key = object_key(key);
   for (uint32_t i = 0; i < abi::kMaxObjects; i++) {
-    if (region.object[i].key.load(memory_order_acquire) == key && join_object(region, i, key, owner)) {
+    if (region.object[i].key.load(memory_order_acquire) == key &&
+        join_object(region, i, key, owner)) {
       return static_cast<int>(i);
     }
   }

@@ -2,13 +2,14 @@
 // that may be killed between any two instructions.
 //
 // A change touches two words, the device's total and the writer's own charge. It is made in three
-// steps, each one store or compare-and-swap, so that whoever finds a dead writer knows how far it came:
+// steps, each one store or compare-and-swap, so that whoever finds a dead writer knows how far it
+// came:
 //   1. intent  = (delta, s)          s: the writer's next sequence number
 //   2. use     = (used + delta, writer, s)        refused here if it would pass the limit
 //   3. charge  = (charge + delta, s)
-// Between 2 and 3 the total's tag says that s was applied. Before the next writer overwrites that tag
-// it notes s in the previous writer's `applied` word. A dead writer is taken back by making one more
-// change in its name; any number of processes may do that at once, and each may die doing it.
+// Between 2 and 3 the total's tag says that s was applied. Before the next writer overwrites that
+// tag it notes s in the previous writer's `applied` word. A dead writer is taken back by making one
+// more change in its name; any number of processes may do that at once, and each may die doing it.
 //
 // Pure: no clock, no OS. All amounts are units of abi::kUnit bytes.
 #pragma once
@@ -21,7 +22,9 @@ namespace softmig::policy {
 
 inline constexpr uint64_t kNoLimit = UINT64_MAX;
 
-constexpr uint64_t units_for(uint64_t bytes) { return bytes / abi::kUnit + (bytes % abi::kUnit != 0); }
+constexpr uint64_t units_for(uint64_t bytes) {
+  return bytes / abi::kUnit + (bytes % abi::kUnit != 0);
+}
 constexpr uint64_t used_units(abi::PackedUse use) { return use >> 32; }
 constexpr uint64_t charged_units(abi::PackedCharge charge) { return charge >> 16 & 0xffffffff; }
 
@@ -33,7 +36,8 @@ enum class Change { kDone, kRefused };
 Change change_use(abi::Region& region, uint32_t writer, uint32_t device, int64_t delta,
                   uint64_t limit);
 
-// Takes a free slot for the process `owner` (pack_owner). Returns its number, or -1 if all are taken.
+// Takes a free slot for the process `owner` (pack_owner). Returns its number, or -1 if all are
+// taken.
 int claim_slot(abi::Region& region, abi::PackedOwner owner, uint64_t pid_namespace, uint32_t uid);
 
 // Notes that `owner` was seen dead at `now_ns`; returns when that was first noted.
@@ -43,14 +47,14 @@ uint64_t note_death(abi::RegionSlot& slot, abi::PackedOwner owner, uint64_t now_
 // the slot belongs to somebody else by now.
 void reclaim_slot(abi::Region& region, uint32_t slot, abi::PackedOwner owner);
 
-// Exported memory. make_object moves `units` of the writer's charge to a new object held by `owner`;
-// returns its number or -1 if there is no room (then nothing has changed).
+// Exported memory. make_object moves `units` of the writer's charge to a new object held by
+// `owner`; returns its number or -1 if there is no room (then nothing has changed).
 int make_object(abi::Region& region, uint64_t key, uint32_t writer, uint32_t device, uint64_t units,
                 abi::PackedOwner owner);
 // Joins the object with this key; -1 if there is none, or it has no room for another holder.
 int hold_object(abi::Region& region, uint64_t key, abi::PackedOwner owner);
-// Joins the first object of these (index modulo kObjectMarks is `mark`) that a process with this pid
-// holds; pid 0: any process. A file descriptor has room for a mark and a pid, not for a key.
+// Joins the first object of these (index modulo kObjectMarks is `mark`) that a process with this
+// pid holds; pid 0: any process. A file descriptor has room for a mark and a pid, not for a key.
 inline constexpr uint32_t kObjectMarks = 62;
 int hold_marked_object(abi::Region& region, uint32_t mark, uint32_t pid, abi::PackedOwner owner);
 // What an object is charged, in units, and the device it lies on.
@@ -68,7 +72,8 @@ constexpr abi::PackedOwner pack_owner(uint32_t pid, uint64_t start_ticks) {
 constexpr uint32_t owner_pid(abi::PackedOwner owner) { return owner >> 40 & 0x3fffff; }
 constexpr uint64_t owner_start(abi::PackedOwner owner) { return owner & 0xffffffffff; }
 
-// Index of the device with this key in the region, entering it if it is new; -1 if there is no room.
+// Index of the device with this key in the region, entering it if it is new; -1 if there is no
+// room.
 int region_device(abi::Region& region, uint64_t key);
 
 }  // namespace softmig::policy

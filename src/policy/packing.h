@@ -1,5 +1,6 @@
-// How the driver packs small things (arrays, module globals) into pages, where it does not tell their
-// addresses. Never below the truth: a place that was freed is used again only by the same size.
+// How the driver packs small things (arrays, module globals) into pages, where it does not tell
+// their addresses. Never below the truth: a place that was freed is used again only by the same
+// size.
 #pragma once
 
 #include <cstdint>
@@ -8,8 +9,8 @@
 
 namespace softmig::policy {
 
-inline constexpr uint64_t kPage = 2 * base::kMiB;         // the driver takes memory in such pages
-inline constexpr uint64_t kPackUnit = 64 * base::kKiB;    // and places arrays at such steps
+inline constexpr uint64_t kPage = 2 * base::kMiB;       // the driver takes memory in such pages
+inline constexpr uint64_t kPackUnit = 64 * base::kKiB;  // and places arrays at such steps
 inline constexpr uint64_t kPackUnits = kPage / kPackUnit;
 
 constexpr uint64_t in_pages(uint64_t bytes) { return base::round_up(bytes, kPage); }

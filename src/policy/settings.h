@@ -38,15 +38,15 @@ struct Settings {
   PerDevice sm;      // percent as written, 0..100; 0 and 100: no limit
   bool oom_killer = false;
   bool log_level_set = false;
-  int log_level = 0;           // 0..4
-  char log_file[256] = {};     // empty: default
-  int gpu_count = 0;           // SOFTMIG_GPUS, in order: position is the "_n" of the keys
+  int log_level = 0;        // 0..4
+  char log_file[256] = {};  // empty: default
+  int gpu_count = 0;        // SOFTMIG_GPUS, in order: position is the "_n" of the keys
   Uuid gpu[kMaxLimitedDevices] = {};
   bool uid_set = false;
-  uint32_t uid = 0;            // SOFTMIG_UID
-  uint64_t context_cost = 0;   // bytes per context, 0: calibrated or default
-  uint32_t slot_mask_lo = 0;   // SOFTMIG_SLOTS=0,2/4 : bits of the owned slots ...
-  uint32_t slot_count = 0;     // ... of so many; 0: no slots
+  uint32_t uid = 0;           // SOFTMIG_UID
+  uint64_t context_cost = 0;  // bytes per context, 0: calibrated or default
+  uint32_t slot_mask_lo = 0;  // SOFTMIG_SLOTS=0,2/4 : bits of the owned slots ...
+  uint32_t slot_count = 0;    // ... of so many; 0: no slots
   bool operator==(const Settings&) const = default;
   bool limits_anything() const { return memory.any() || sm.any(kFullShare); }
 };

@@ -5,8 +5,8 @@
 
 namespace softmig::sys {
 
-uint64_t monotonic_ns();  // CLOCK_MONOTONIC
+uint64_t monotonic_ns();           // CLOCK_MONOTONIC
 void sleep_ns(uint64_t duration);  // not cut short by signals
-uint64_t realtime_ns();   // CLOCK_REALTIME: since 1970, UTC
+uint64_t realtime_ns();            // CLOCK_REALTIME: since 1970, UTC
 
 }  // namespace softmig::sys

@@ -38,8 +38,8 @@ int open_file(const char* path, int flags, uint32_t mode);
 int open_at(int directory, const char* name, int flags, uint32_t mode);
 void close_file(int fd);
 
-// Up to `size` bytes from the beginning of a file that need not be regular (/proc). Number of bytes,
-// 0 for an empty file, or a negative errno. Never blocks on a FIFO. Interrupted reads go on.
+// Up to `size` bytes from the beginning of a file that need not be regular (/proc). Number of
+// bytes, 0 for an empty file, or a negative errno. Never blocks on a FIFO. Interrupted reads go on.
 long read_small(const char* path, char* buffer, size_t size);
 // As above, from where the descriptor stands.
 long read_some(int fd, char* buffer, size_t size);

@@ -11,7 +11,8 @@ int create_file(const char* path, uint32_t mode);
 // Descriptor of an existing file for reading and writing, or -1: not through a link, never blocks.
 int open_to_write(const char* path);
 // All below return 0 or an errno.
-// Gives the file its size; the first `reserved` bytes get blocks of their own where that can be done.
+// Gives the file its size; the first `reserved` bytes get blocks of their own where that can be
+// done.
 int make_sparse(int fd, size_t bytes, size_t reserved);
 int change_owner(int fd, uint32_t uid, uint32_t gid);
 int link_file(const char* from, const char* to);

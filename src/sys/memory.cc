@@ -4,7 +4,6 @@
 #include <sys/mman.h>
 
 #include "sys/files.h"
-
 #include "sys/self.h"
 
 namespace softmig::sys {
@@ -23,8 +22,7 @@ extern "C" int __register_atfork(void (*prepare)(), void (*parent)(), void (*chi
 
 void* map_pages(size_t bytes) {
   const ErrnoGuard keep_errno;
-  void* pages =
-      mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void* pages = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   return pages == MAP_FAILED ? nullptr : pages;
 }
 

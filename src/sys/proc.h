@@ -10,16 +10,17 @@ namespace softmig::sys {
 
 struct ProcessState {
   bool exists = false;
-  bool dead = false;  // a zombie, or on its way out, without a thread that still runs
+  bool dead = false;         // a zombie, or on its way out, without a thread that still runs
   uint64_t start_ticks = 0;  // clock ticks from boot to its start; 0: not known
 };
 
-// Reads a line of /proc/<pid>/stat. The name in it may hold blanks and parentheses. False if this is
-// no such line.
+// Reads a line of /proc/<pid>/stat. The name in it may hold blanks and parentheses. False if this
+// is no such line.
 bool parse_process_stat(std::string_view line, ProcessState* state);
 
-// State of the process `pid` as numbered by this process. Where `proc_root` does not show it (hidepid,
-// /proc of another pid namespace, none mounted) a signal 0 says whether it exists. errno unchanged.
+// State of the process `pid` as numbered by this process. Where `proc_root` does not show it
+// (hidepid, /proc of another pid namespace, none mounted) a signal 0 says whether it exists. errno
+// unchanged.
 ProcessState process_state(const char* proc_root, int pid);
 
 // The process that had this pid and start time (0: not known) runs no more. When in doubt: false.

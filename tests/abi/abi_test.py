@@ -49,8 +49,10 @@ GREW = {
     "field CUdevResource_st.sm": "the same",
 }
 
-# Exported by libcuda, but declared in cudaProfiler.h, which takes and returns nothing else.
-NOT_IN_HEADER = {"function cuProfilerStart", "function cuProfilerStop"}
+# Exported by libcuda, but declared in cudaProfiler.h, cudaGL.h and cudaVDPAU.h.
+NOT_IN_HEADER = {"function " + name for name in (
+    "cuProfilerStart", "cuProfilerStop", "cuGLCtxCreate", "cuGLCtxCreate_v2", "cuVDPAUCtxCreate",
+    "cuVDPAUCtxCreate_v2")}
 
 PROBE_HEAD = """
 #include <cstddef>

@@ -65,9 +65,9 @@ TEST(StatLine, OfAZombieIsDeadUnlessOtherThreadsLive) {
 TEST(StatLine, IsRefusedWhereItIsCutOrNone) {
   const std::string whole = stat_line("x", 'S', 1, 5);
   ProcessState state;
-  for (const std::string& line : {std::string(), std::string("x"), std::string("1 (x)"),
-                                  whole.substr(0, 30), std::string("1 (x) S a b c"),
-                                  std::string("1 (x) SS") + whole.substr(10)}) {
+  for (const std::string& line :
+       {std::string(), std::string("x"), std::string("1 (x)"), whole.substr(0, 30),
+        std::string("1 (x) S a b c"), std::string("1 (x) SS") + whole.substr(10)}) {
     EXPECT_FALSE(parse_process_stat(line, &state)) << line;
     EXPECT_FALSE(state.exists);
   }
@@ -183,7 +183,8 @@ TEST(LineReader, CutsLinesThatAreTooLongAndGoesOnBehindThem) {
   EXPECT_THAT(lines_of(full + "\na"), ElementsAre("cut:" + full, "a"));
   EXPECT_THAT(lines_of(much + "\na\n"),
               ElementsAre("cut:" + much.substr(0, LineReader::kMaxLine), "a"));
-  EXPECT_THAT(lines_of("a\n" + much), ElementsAre("a", "cut:" + much.substr(0, LineReader::kMaxLine)));
+  EXPECT_THAT(lines_of("a\n" + much),
+              ElementsAre("a", "cut:" + much.substr(0, LineReader::kMaxLine)));
   EXPECT_THAT(lines_of(much + "\n" + much + "\n"),
               ElementsAre("cut:" + much.substr(0, LineReader::kMaxLine),
                           "cut:" + much.substr(0, LineReader::kMaxLine)));

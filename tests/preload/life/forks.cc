@@ -121,15 +121,15 @@ bool held_in_another_pid_namespace() {
   if (pipe(ready) != 0 || pipe(done) != 0) return false;
   const pid_t middle = fork();
   if (middle == 0) {
-    if (unshare(CLONE_NEWPID) != 0) _exit(kSkipped);
-    _exit(ended_well(in_child(kPatience, [&] {
+    close(done[1]);
+    const auto body = [&] {
       CUdeviceptr address = 0;
       char byte = 0;
       const bool held = driver.alloc(&address, 1024 * kMiB) == CUDA_SUCCESS;
-      if (write(ready[1], held ? "1" : "0", 1) != 1) return false;
-      close(done[1]);
-      return read(done[0], &byte, 1) == 0;
-    }), "the holder") ? 0 : 1);
+      return write(ready[1], held ? "1" : "0", 1) == 1 && read(done[0], &byte, 1) == 0;
+    };
+    if (unshare(CLONE_NEWPID) != 0) _exit(kSkipped);
+    _exit(ended_well(in_child(kPatience, body), "the holder") ? 0 : 1);
   }
   char held = '?';
   CUdeviceptr address = 0;

@@ -85,7 +85,6 @@ bool context_is_kept() {
   still(first, "the context after cuMemGetInfo");
   driver.set_context(nullptr);
   driver.free(address);
-  free_bytes(driver);
   driver.alloc(&refused, kMiB);
   still(nullptr, "no context after calls without one");
   return good;
@@ -96,12 +95,10 @@ void count_signal(int) { signals_seen++; }
 
 // Handlers for every signal stay the program's, and a storm of signals does no harm.
 bool signals_are_the_programs() {
-  struct sigaction ours = {}, before[65] = {}, after = {};
+  struct sigaction ours = {}, after = {};
   ours.sa_handler = count_signal;
-  for (int i = 1; i <= 64; i++) {
-    sigaction(i, &ours, nullptr);
-    sigaction(i, nullptr, &before[i]);
-  }
+  bool set[65] = {};  // not SIGKILL, SIGSTOP and what the C library keeps for itself
+  for (int i = 1; i <= 64; i++) set[i] = sigaction(i, &ours, nullptr) == 0;
   itimerval storm = {{0, 200}, {0, 200}};
   setitimer(ITIMER_REAL, &storm, nullptr);
   const Driver driver = start();
@@ -116,7 +113,7 @@ bool signals_are_the_programs() {
   setitimer(ITIMER_REAL, &storm, nullptr);
   for (int i = 1; i <= 64; i++) {
     sigaction(i, nullptr, &after);
-    good &= expect(after.sa_handler == before[i].sa_handler, "a signal's handler");
+    good &= expect(!set[i] || after.sa_handler == count_signal, "a signal's handler");
   }
   return expect(signals_seen > 0, "no signal came") && good &&
          expect(free_bytes(driver) == free, "free bytes after a storm");
