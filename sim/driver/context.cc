@@ -93,18 +93,6 @@ CUresult pop(CUcontext* out) {
   return CUDA_SUCCESS;
 }
 
-CUresult release_primary(Call& call, CUdevice ordinal) {
-  Device* device = driver().device(ordinal);
-  if (device == nullptr) return CUDA_ERROR_INVALID_DEVICE;
-  Context* context = device->primary;
-  if (context == nullptr || context->references == 0) return CUDA_ERROR_INVALID_CONTEXT;
-  if (--context->references == 0) {
-    call.wait_until(context_tail(context));
-    kill(context);
-  }
-  return CUDA_SUCCESS;
-}
-
 CUresult reset_primary(Call& call, CUdevice ordinal) {
   Device* device = driver().device(ordinal);
   if (device == nullptr) return CUDA_ERROR_INVALID_DEVICE;
@@ -156,6 +144,17 @@ CUresult wake_primary(Device* device) {
   return device->primary->alive ? CUDA_SUCCESS : wake(device->primary);
 }
 
+CUresult release_primary(Call& call, Device* device) {
+  if (device == nullptr) return CUDA_ERROR_INVALID_DEVICE;
+  Context* context = device->primary;
+  if (context == nullptr || context->references == 0) return CUDA_ERROR_INVALID_CONTEXT;
+  if (--context->references == 0) {
+    call.wait_until(context_tail(context));
+    if (context->references == 0) kill(context);
+  }
+  return CUDA_SUCCESS;
+}
+
 bool take_for_context(Context* context, uint64_t bytes) {
   if (!driver().process->take(context->device->index, bytes)) return false;
   context->listed += bytes;
@@ -187,12 +186,12 @@ CUresult cuDevicePrimaryCtxRetain(CUcontext* out, CUdevice ordinal) {
 
 CUresult cuDevicePrimaryCtxRelease(CUdevice ordinal) {
   Call call(__func__, Needs::kInit);
-  return call.failed() ? call.code() : release_primary(call, ordinal);
+  return call.failed() ? call.code() : release_primary(call, driver().device(ordinal));
 }
 
 CUresult cuDevicePrimaryCtxRelease_v2(CUdevice ordinal) {
   Call call(__func__, Needs::kInit);
-  return call.failed() ? call.code() : release_primary(call, ordinal);
+  return call.failed() ? call.code() : release_primary(call, driver().device(ordinal));
 }
 
 CUresult cuDevicePrimaryCtxReset(CUdevice ordinal) {

@@ -210,6 +210,8 @@ Context* current_context();
 std::vector<Context*>& context_stack();
 // Makes the primary context alive if it is not. OUT_OF_MEMORY if there is no room.
 CUresult wake_primary(Device* device);
+// One reference less; the last one ends it.
+CUresult release_primary(Call& call, Device* device);
 // Memory that goes with the context: streams, stack, heap. False where there is no room.
 bool take_for_context(Context* context, uint64_t bytes);
 void give_for_context(Context* context, uint64_t bytes);

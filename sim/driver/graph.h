@@ -68,10 +68,8 @@ struct Node {
   Set set;
   uint64_t address = 0;  // of the allocation made or freed
   uint64_t bytes = 0;
-  CUmemPoolProps pool_props{};
   GraphChunk* chunk = nullptr;
   Node* freed_by = nullptr;
-  std::vector<unsigned char> parameters;
 };
 
 struct Graph {
@@ -79,8 +77,7 @@ struct Graph {
   Mark mark = kGraph;
   std::vector<std::unique_ptr<Node>> nodes;
   std::map<Device*, std::shared_ptr<GraphMemory>> memory;
-  bool is_child = false;
-  int instances = 0;
+  Exec* instance = nullptr;  // graphs with memory have no more than one at a time
   bool has_memory_nodes() const { return !memory.empty(); }
 };
 
@@ -101,7 +98,6 @@ struct Exec {
     Set set;
     uint64_t address;
     uint64_t bytes;
-    std::shared_ptr<GraphMemory> memory;
   };
   std::vector<Step> steps;  // what a launch does, in an order that meets the dependencies
 };
@@ -116,12 +112,12 @@ Node* add_free_node(Graph* graph, uint64_t address);
 bool is_ancestor(const Node* node, const Node* of);
 Graph* clone_graph(const Graph& graph);
 
-// graph_memory.cc
-bool map_graph_memory(GraphMemory* memory, uint64_t busy_until);
-GraphChunk* graph_chunk_at(uint64_t address);
-uint64_t graph_attribute(const Device& device, CUgraphMem_attribute attribute);
-void reset_graph_high(Device* device, CUgraphMem_attribute attribute);
+// --- graph_memory.cc
+// Puts pages behind the memory for a launch that ends at `busy_until`; false where there are none.
+bool map_graph_memory(const std::shared_ptr<GraphMemory>& memory, uint64_t busy_until);
+void mark_allocated(uint64_t address, uint64_t bytes);
 void trim_graph_memory(Device* device);
-void mark_allocated(const std::shared_ptr<GraphMemory>& memory, uint64_t address, uint64_t bytes);
+uint64_t graph_attribute(Device* device, CUgraphMem_attribute attribute);
+void reset_graph_high(Device* device);
 
 }  // namespace softmig::sim

@@ -8,7 +8,7 @@
 
 namespace softmig::cli {
 
-// What stands behind "--": the command of `run`, taken off the line before it is parsed.
+// "--" and all that follows: the command of `run`, taken off the line before it is parsed.
 using Rest = std::vector<std::string>;
 
 void add_run(CLI::App& app, const Rest& rest, int* status);

@@ -52,13 +52,10 @@ int flushed(int status) {
 }
 
 int main_with(std::vector<std::string> words) {
-  Rest rest;
   int status = kExitOk;
   const auto dashes = std::find(words.begin(), words.end(), "--");
-  if (dashes != words.end()) {
-    rest.assign(dashes + 1, words.end());
-    words.erase(dashes, words.end());
-  }
+  const Rest rest(dashes, words.end());
+  words.erase(dashes, words.end());
   CLI::App app(kAbout, "softmig");
   app.require_subcommand(1);
   app.set_version_flag("--version", "softmig " SOFTMIG_VERSION);

@@ -287,6 +287,18 @@ as it ends. Examples:
 Exit status: that of the program (128+N if signal N ended it); 125 if softmig run itself failed,
 126 if the program cannot be run, 127 if it was not found.)";
 
+// The command begins behind the first "--", or where the options end.
+Rest command_of(const std::vector<std::string>& unparsed, const Rest& rest) {
+  if (!unparsed.empty() && unparsed.front().starts_with('-')) {
+    throw Failure("no such option: " + printable(unparsed.front()),
+                  "softmig run --help tells more");
+  }
+  Rest command = unparsed;
+  const bool dashes_begin_it = unparsed.empty() && !rest.empty();
+  command.insert(command.end(), rest.begin() + (dashes_begin_it ? 1 : 0), rest.end());
+  return command;
+}
+
 class Formatter : public CLI::Formatter {
  public:
   std::string make_usage(const CLI::App* app, std::string name) const override {
@@ -323,9 +335,7 @@ void add_run(CLI::App& app, const Rest& rest, int* status) {
   run->add_option("--library", options->library, "The libsoftmig.so to load")->type_name("PATH");
   run->add_flag("-v,--verbose", options->verbose, "Say on standard error what is done");
   run->callback([run, options, &rest, status] {
-    const std::vector<std::string> unparsed = run->remaining();
-    options->command.assign(unparsed.begin(), unparsed.end());
-    options->command.insert(options->command.end(), rest.begin(), rest.end());
+    options->command = command_of(run->remaining(), rest);
     *status = Run(*options)();
   });
 }

@@ -41,8 +41,8 @@ uint64_t guess(const CUDA_ARRAY3D_DESCRIPTOR& desc, bool mipmapped) {
 }
 
 template <typename Handle, typename Twin, typename Call>
-CUresult create(Handle* out, const CUDA_ARRAY3D_DESCRIPTOR& desc, bool mipmapped, Twin size_of_twin,
-                Call call) {
+[[gnu::noinline]] CUresult create(Handle* out, const CUDA_ARRAY3D_DESCRIPTOR& desc, bool mipmapped,
+                                  Twin size_of_twin, Call call) {
   Place place;
   if (out == nullptr || !has_own_memory(desc) || !current_place(&place)) return call();
   CUDA_ARRAY3D_DESCRIPTOR deferred = desc;
@@ -79,7 +79,7 @@ void give_back(const Record& record) {
 }
 
 template <typename Call>
-CUresult destroy(uint64_t handle, Call call) {
+[[gnu::noinline]] CUresult destroy(uint64_t handle, Call call) {
   Record record;
   const bool known = tables.arrays.take(handle, &record);
   const CUresult result = call();
@@ -132,14 +132,14 @@ using softmig::cuda::active;
 SM_HOOK(cuArrayDestroy, 2000) CUresult cuArrayDestroy(CUarray array) {
   if (!active()) return next_cuArrayDestroy(array);
   return softmig::cuda::destroy(reinterpret_cast<uint64_t>(array),
-                                [&] { return next_cuArrayDestroy(array); });
+                                [=] { return next_cuArrayDestroy(array); });
 }
 
 SM_HOOK(cuMipmappedArrayDestroy, 5000)
 CUresult cuMipmappedArrayDestroy(CUmipmappedArray array) {
   if (!active()) return next_cuMipmappedArrayDestroy(array);
   return softmig::cuda::destroy(reinterpret_cast<uint64_t>(array),
-                                [&] { return next_cuMipmappedArrayDestroy(array); });
+                                [=] { return next_cuMipmappedArrayDestroy(array); });
 }
 
 SM_HOOK(cuArray3DCreate_v2, 3020)
@@ -154,7 +154,7 @@ static uint64_t twin_of_array(const CUDA_ARRAY3D_DESCRIPTOR& desc) {
 }
 
 template <typename Desc, typename Call>
-static CUresult create_array(CUarray* out, const Desc* desc, Call call) {
+[[gnu::noinline]] static CUresult create_array(CUarray* out, const Desc* desc, Call call) {
   if (!active() || desc == nullptr) return call();
   if constexpr (requires { desc->Depth; }) {
     return softmig::cuda::create(out, softmig::cuda::solid(*desc), false, twin_of_array, call);
@@ -164,28 +164,28 @@ static CUresult create_array(CUarray* out, const Desc* desc, Call call) {
 }
 
 CUresult cuArray3DCreate_v2(CUarray* out, const CUDA_ARRAY3D_DESCRIPTOR* desc) {
-  return create_array(out, desc, [&] { return next_cuArray3DCreate_v2(out, desc); });
+  return create_array(out, desc, [=] { return next_cuArray3DCreate_v2(out, desc); });
 }
 
 SM_HOOK(cuArrayCreate, 2000)
 CUresult cuArrayCreate(CUarray* out, const CUDA_ARRAY_DESCRIPTOR_v1* desc) {
-  return create_array(out, desc, [&] { return next_cuArrayCreate(out, desc); });
+  return create_array(out, desc, [=] { return next_cuArrayCreate(out, desc); });
 }
 
 SM_HOOK(cuArrayCreate_v2, 3020)
 CUresult cuArrayCreate_v2(CUarray* out, const CUDA_ARRAY_DESCRIPTOR* desc) {
-  return create_array(out, desc, [&] { return next_cuArrayCreate_v2(out, desc); });
+  return create_array(out, desc, [=] { return next_cuArrayCreate_v2(out, desc); });
 }
 
 SM_HOOK(cuArray3DCreate, 2000)
 CUresult cuArray3DCreate(CUarray* out, const CUDA_ARRAY3D_DESCRIPTOR_v1* desc) {
-  return create_array(out, desc, [&] { return next_cuArray3DCreate(out, desc); });
+  return create_array(out, desc, [=] { return next_cuArray3DCreate(out, desc); });
 }
 
 SM_HOOK(cuMipmappedArrayCreate, 5000)
 CUresult cuMipmappedArrayCreate(CUmipmappedArray* out, const CUDA_ARRAY3D_DESCRIPTOR* desc,
                                 unsigned int levels) {
-  const auto call = [&] { return next_cuMipmappedArrayCreate(out, desc, levels); };
+  const auto call = [=] { return next_cuMipmappedArrayCreate(out, desc, levels); };
   if (!active() || desc == nullptr) return call();
   const auto twin = [&](const CUDA_ARRAY3D_DESCRIPTOR& deferred) -> uint64_t {
     CUmipmappedArray array;

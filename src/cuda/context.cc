@@ -32,7 +32,7 @@ void end_context(CUcontext context) {
 }
 
 template <typename Call>
-CUresult create_context(CUcontext* out, CUdevice ordinal, Call call) {
+[[gnu::noinline]] CUresult create_context(CUcontext* out, CUdevice ordinal, Call call) {
   const int device = device_of(ordinal);
   if (device < 0 || out == nullptr) return call();
   const uint64_t cost = context_cost(ordinal);
@@ -46,7 +46,7 @@ CUresult create_context(CUcontext* out, CUdevice ordinal, Call call) {
 }
 
 template <typename Call>
-CUresult destroy_context(CUcontext context, Call call) {
+[[gnu::noinline]] CUresult destroy_context(CUcontext context, Call call) {
   const CUresult result = call();
   if (result == CUDA_SUCCESS) end_context(context);
   return result;
@@ -61,7 +61,7 @@ bool primary_is_active(CUdevice ordinal) {
 
 // The primary context lives by the driver's own count of references: its state is asked afterwards.
 template <typename Call>
-CUresult retain_primary(CUcontext* out, CUdevice ordinal, Call call) {
+[[gnu::noinline]] CUresult retain_primary(CUcontext* out, CUdevice ordinal, Call call) {
   const int device = device_of(ordinal);
   if (device < 0 || out == nullptr || g_primary[ordinal].load(std::memory_order_acquire)) {
     return call();
@@ -96,13 +96,13 @@ using softmig::cuda::destroy_context;
 SM_HOOK(cuCtxCreate, 2000)
 CUresult cuCtxCreate(CUcontext* out, unsigned int flags, CUdevice device) {
   if (!active()) return next_cuCtxCreate(out, flags, device);
-  return create_context(out, device, [&] { return next_cuCtxCreate(out, flags, device); });
+  return create_context(out, device, [=] { return next_cuCtxCreate(out, flags, device); });
 }
 
 SM_HOOK(cuCtxCreate_v2, 3020)
 CUresult cuCtxCreate_v2(CUcontext* out, unsigned int flags, CUdevice device) {
   if (!active()) return next_cuCtxCreate_v2(out, flags, device);
-  return create_context(out, device, [&] { return next_cuCtxCreate_v2(out, flags, device); });
+  return create_context(out, device, [=] { return next_cuCtxCreate_v2(out, flags, device); });
 }
 
 SM_HOOK(cuCtxCreate_v3, 11040)
@@ -110,7 +110,7 @@ CUresult cuCtxCreate_v3(CUcontext* out, CUexecAffinityParam* affinity, int count
                         unsigned int flags, CUdevice device) {
   if (!active()) return next_cuCtxCreate_v3(out, affinity, count, flags, device);
   return create_context(out, device,
-                        [&] { return next_cuCtxCreate_v3(out, affinity, count, flags, device); });
+                        [=] { return next_cuCtxCreate_v3(out, affinity, count, flags, device); });
 }
 
 SM_HOOK(cuCtxCreate_v4, 12050)
@@ -118,29 +118,29 @@ CUresult cuCtxCreate_v4(CUcontext* out, CUctxCreateParams* parameters, unsigned 
                         CUdevice device) {
   if (!active()) return next_cuCtxCreate_v4(out, parameters, flags, device);
   return create_context(out, device,
-                        [&] { return next_cuCtxCreate_v4(out, parameters, flags, device); });
+                        [=] { return next_cuCtxCreate_v4(out, parameters, flags, device); });
 }
 
 SM_HOOK(cuCtxDestroy, 2000) CUresult cuCtxDestroy(CUcontext context) {
   if (!active()) return next_cuCtxDestroy(context);
-  return destroy_context(context, [&] { return next_cuCtxDestroy(context); });
+  return destroy_context(context, [=] { return next_cuCtxDestroy(context); });
 }
 
 SM_HOOK(cuCtxDestroy_v2, 4000) CUresult cuCtxDestroy_v2(CUcontext context) {
   if (!active()) return next_cuCtxDestroy_v2(context);
-  return destroy_context(context, [&] { return next_cuCtxDestroy_v2(context); });
+  return destroy_context(context, [=] { return next_cuCtxDestroy_v2(context); });
 }
 
 SM_HOOK(cuGLCtxCreate, 2000)
 CUresult cuGLCtxCreate(CUcontext* out, unsigned int flags, CUdevice device) {
   if (!active()) return next_cuGLCtxCreate(out, flags, device);
-  return create_context(out, device, [&] { return next_cuGLCtxCreate(out, flags, device); });
+  return create_context(out, device, [=] { return next_cuGLCtxCreate(out, flags, device); });
 }
 
 SM_HOOK(cuGLCtxCreate_v2, 3020)
 CUresult cuGLCtxCreate_v2(CUcontext* out, unsigned int flags, CUdevice device) {
   if (!active()) return next_cuGLCtxCreate_v2(out, flags, device);
-  return create_context(out, device, [&] { return next_cuGLCtxCreate_v2(out, flags, device); });
+  return create_context(out, device, [=] { return next_cuGLCtxCreate_v2(out, flags, device); });
 }
 
 SM_HOOK(cuVDPAUCtxCreate, 3010)
@@ -176,7 +176,7 @@ SM_HOOK(cuDevicePrimaryCtxRetain, 7000)
 CUresult cuDevicePrimaryCtxRetain(CUcontext* out, CUdevice device) {
   if (!active()) return next_cuDevicePrimaryCtxRetain(out, device);
   return softmig::cuda::retain_primary(out, device,
-                                       [&] { return next_cuDevicePrimaryCtxRetain(out, device); });
+                                       [=] { return next_cuDevicePrimaryCtxRetain(out, device); });
 }
 
 SM_HOOK(cuDevicePrimaryCtxRelease, 7000) CUresult cuDevicePrimaryCtxRelease(CUdevice device) {

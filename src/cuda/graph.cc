@@ -117,7 +117,7 @@ bool is_capturing(CUstream stream) {
 }
 
 template <typename Call>
-CUresult run_graph(CUgraphExec exec, CUstream stream, Call call) {
+[[gnu::noinline]] CUresult run_graph(CUgraphExec exec, CUstream stream, Call call) {
   Record record;
   if (tables.graphs.empty() || !tables.graphs.find(reinterpret_cast<uint64_t>(exec), &record) ||
       is_capturing(stream)) {
@@ -194,20 +194,20 @@ SM_HOOK(cuGraphExecDestroy, 10000) CUresult cuGraphExecDestroy(CUgraphExec exec)
 
 SM_HOOK(cuGraphLaunch, 10000) CUresult cuGraphLaunch(CUgraphExec exec, CUstream stream) {
   if (!active()) return next_cuGraphLaunch(exec, stream);
-  return run_graph(exec, stream, [&] { return next_cuGraphLaunch(exec, stream); });
+  return run_graph(exec, stream, [=] { return next_cuGraphLaunch(exec, stream); });
 }
 
 SM_HOOK(cuGraphLaunch_ptsz, 10000) CUresult cuGraphLaunch_ptsz(CUgraphExec exec, CUstream stream) {
   if (!active()) return next_cuGraphLaunch_ptsz(exec, stream);
-  return run_graph(exec, stream, [&] { return next_cuGraphLaunch_ptsz(exec, stream); });
+  return run_graph(exec, stream, [=] { return next_cuGraphLaunch_ptsz(exec, stream); });
 }
 
 SM_HOOK(cuGraphUpload, 11010) CUresult cuGraphUpload(CUgraphExec exec, CUstream stream) {
   if (!active()) return next_cuGraphUpload(exec, stream);
-  return run_graph(exec, stream, [&] { return next_cuGraphUpload(exec, stream); });
+  return run_graph(exec, stream, [=] { return next_cuGraphUpload(exec, stream); });
 }
 
 SM_HOOK(cuGraphUpload_ptsz, 11010) CUresult cuGraphUpload_ptsz(CUgraphExec exec, CUstream stream) {
   if (!active()) return next_cuGraphUpload_ptsz(exec, stream);
-  return run_graph(exec, stream, [&] { return next_cuGraphUpload_ptsz(exec, stream); });
+  return run_graph(exec, stream, [=] { return next_cuGraphUpload_ptsz(exec, stream); });
 }

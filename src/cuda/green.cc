@@ -9,7 +9,7 @@ CUresult cuGreenCtxCreate(CUgreenCtx* out, CUdevResourceDesc resources, CUdevice
   CUcontext primary = nullptr;
   CUresult result = cuDevicePrimaryCtxRetain(&primary, device);
   if (result != CUDA_SUCCESS) return result;
-  auto make = [&] { return next_cuGreenCtxCreate(out, resources, device, flags); };
+  auto make = [=] { return next_cuGreenCtxCreate(out, resources, device, flags); };
   result = softmig::cuda::make_green(
       primary, [](void* call) { return (*static_cast<decltype(make)*>(call))(); }, &make);
   cuDevicePrimaryCtxRelease_v2(device);

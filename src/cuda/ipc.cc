@@ -29,7 +29,7 @@ void share(CUdeviceptr address, const CUipcMemHandle& handle) {
 }
 
 template <typename Call>
-CUresult open(CUdeviceptr* out, const CUipcMemHandle& handle, Call call) {
+[[gnu::noinline]] CUresult open(CUdeviceptr* out, const CUipcMemHandle& handle, Call call) {
   const CUresult result = call();
   if (!active() || result != CUDA_SUCCESS) return result;
   const int object = slice().hold_object(hash_of(&handle, sizeof handle));
@@ -54,13 +54,13 @@ CUresult cuIpcGetMemHandle(CUipcMemHandle* out, CUdeviceptr address) {
 SM_HOOK(cuIpcOpenMemHandle, 4010)
 CUresult cuIpcOpenMemHandle(CUdeviceptr* out, CUipcMemHandle handle, unsigned int flags) {
   return softmig::cuda::open(out, handle,
-                             [&] { return next_cuIpcOpenMemHandle(out, handle, flags); });
+                             [=] { return next_cuIpcOpenMemHandle(out, handle, flags); });
 }
 
 SM_HOOK(cuIpcOpenMemHandle_v2, 11000)
 CUresult cuIpcOpenMemHandle_v2(CUdeviceptr* out, CUipcMemHandle handle, unsigned int flags) {
   return softmig::cuda::open(out, handle,
-                             [&] { return next_cuIpcOpenMemHandle_v2(out, handle, flags); });
+                             [=] { return next_cuIpcOpenMemHandle_v2(out, handle, flags); });
 }
 
 SM_HOOK(cuIpcCloseMemHandle, 4010) CUresult cuIpcCloseMemHandle(CUdeviceptr address) {

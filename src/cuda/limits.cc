@@ -43,7 +43,7 @@ uint64_t limit_key(CUcontext context, int kind) {
 // A lowered limit is a lowered charge: the driver changes the stack at once, and the others as long
 // as nothing uses them (after that it refuses to change them).
 template <typename Call>
-CUresult set_limit(CUlimit limit, uint64_t value, Call call) {
+[[gnu::noinline]] CUresult set_limit(CUlimit limit, uint64_t value, Call call) {
   CUcontext context = nullptr;
   Record record, old;
   if (next_cuCtxGetCurrent(&context) != CUDA_SUCCESS ||
@@ -79,7 +79,7 @@ constexpr Kept kStreams{7, 9 * kPage / 32}, kGreenContexts{8, 2 * kPage};
 // Charges one more of them: the row's detail counts those that live, its bytes are charged for the
 // most there ever were. Makes it with `call`.
 template <typename Call>
-CUresult make_kept(CUcontext context, const Kept& kept, Call call) {
+[[gnu::noinline]] CUresult make_kept(CUcontext context, const Kept& kept, Call call) {
   Record record;
   if (!tables.contexts.find(key_of(context), &record)) return call();
   uint64_t growth = 0;
@@ -107,7 +107,7 @@ CUresult make_kept(CUcontext context, const Kept& kept, Call call) {
 }
 
 template <typename Call>
-CUresult create_stream(CUstream* out, Call call) {
+[[gnu::noinline]] CUresult create_stream(CUstream* out, Call call) {
   CUcontext context = nullptr;
   if (out == nullptr || next_cuCtxGetCurrent(&context) != CUDA_SUCCESS) return call();
   const CUresult result = make_kept(context, kStreams, call);
@@ -147,24 +147,24 @@ using softmig::cuda::create_stream;
 
 SM_HOOK(cuCtxSetLimit, 3010) CUresult cuCtxSetLimit(CUlimit limit, size_t value) {
   if (!active()) return next_cuCtxSetLimit(limit, value);
-  return softmig::cuda::set_limit(limit, value, [&] { return next_cuCtxSetLimit(limit, value); });
+  return softmig::cuda::set_limit(limit, value, [=] { return next_cuCtxSetLimit(limit, value); });
 }
 
 SM_HOOK(cuStreamCreate, 2000) CUresult cuStreamCreate(CUstream* out, unsigned int flags) {
   if (!active()) return next_cuStreamCreate(out, flags);
-  return create_stream(out, [&] { return next_cuStreamCreate(out, flags); });
+  return create_stream(out, [=] { return next_cuStreamCreate(out, flags); });
 }
 
 SM_HOOK(cuStreamCreateWithPriority, 5050)
 CUresult cuStreamCreateWithPriority(CUstream* out, unsigned int flags, int priority) {
   if (!active()) return next_cuStreamCreateWithPriority(out, flags, priority);
-  return create_stream(out, [&] { return next_cuStreamCreateWithPriority(out, flags, priority); });
+  return create_stream(out, [=] { return next_cuStreamCreateWithPriority(out, flags, priority); });
 }
 
 SM_HOOK(cuGreenCtxStreamCreate, 12050)
 CUresult cuGreenCtxStreamCreate(CUstream* out, CUgreenCtx context, unsigned int flags,
                                 int priority) {
-  const auto call = [&] { return next_cuGreenCtxStreamCreate(out, context, flags, priority); };
+  const auto call = [=] { return next_cuGreenCtxStreamCreate(out, context, flags, priority); };
   return active() ? create_stream(out, call) : call();
 }
 

@@ -57,7 +57,7 @@ void keep(Charge& charge, const Place& place, uint64_t address, uint64_t bytes) 
 
 // Reserve, call, commit. `call` is the driver's function with the program's arguments.
 template <typename Address, typename Call>
-CUresult allocate(Address* out, uint64_t bytes, Call call) {
+[[gnu::noinline]] CUresult allocate(Address* out, uint64_t bytes, Call call) {
   Place place;
   if (out == nullptr || bytes == 0 || !current_place(&place)) return call();
   Charge charge(place.device, in_pages(bytes));
@@ -72,7 +72,8 @@ CUresult allocate(Address* out, uint64_t bytes, Call call) {
 constinit std::atomic<uint64_t> g_pitch_step{512};
 
 template <typename Address, typename Size, typename Call>
-CUresult allocate_pitch(Address* out, Size* pitch, uint64_t width, uint64_t height, Call call) {
+[[gnu::noinline]] CUresult allocate_pitch(Address* out, Size* pitch, uint64_t width,
+                                          uint64_t height, Call call) {
   Place place;
   uint64_t bytes = 0;
   const uint64_t row = base::round_up(width, g_pitch_step.load(std::memory_order_relaxed));
@@ -101,7 +102,7 @@ void give_back(uint64_t address, const Record& record) {
 // The record is taken out before the driver frees, since the address may be somebody else's the
 // moment after; it is put back if the driver refuses.
 template <typename Call>
-CUresult free_pointer(uint64_t address, Call call) {
+[[gnu::noinline]] CUresult free_pointer(uint64_t address, Call call) {
   Record record;
   const bool known = tables.pointers.take(address, &record);
   const CUresult result = call();
@@ -133,12 +134,12 @@ using softmig::cuda::tables;
 
 SM_HOOK(cuMemAlloc, 2000) CUresult cuMemAlloc(CUdeviceptr_v1* out, unsigned int bytes) {
   if (!active()) return next_cuMemAlloc(out, bytes);
-  return allocate(out, bytes, [&] { return next_cuMemAlloc(out, bytes); });
+  return allocate(out, bytes, [=] { return next_cuMemAlloc(out, bytes); });
 }
 
 SM_HOOK(cuMemAlloc_v2, 3020) CUresult cuMemAlloc_v2(CUdeviceptr* out, size_t bytes) {
   if (!active()) return next_cuMemAlloc_v2(out, bytes);
-  return allocate(out, bytes, [&] { return next_cuMemAlloc_v2(out, bytes); });
+  return allocate(out, bytes, [=] { return next_cuMemAlloc_v2(out, bytes); });
 }
 
 SM_HOOK(cuMemAllocPitch, 2000)
@@ -146,7 +147,7 @@ CUresult cuMemAllocPitch(CUdeviceptr_v1* out, unsigned int* pitch, unsigned int 
                          unsigned int height, unsigned int element) {
   if (!active()) return next_cuMemAllocPitch(out, pitch, width, height, element);
   return allocate_pitch(out, pitch, width, height,
-                        [&] { return next_cuMemAllocPitch(out, pitch, width, height, element); });
+                        [=] { return next_cuMemAllocPitch(out, pitch, width, height, element); });
 }
 
 SM_HOOK(cuMemAllocPitch_v2, 3020)
@@ -161,23 +162,23 @@ CUresult cuMemAllocPitch_v2(CUdeviceptr* out, size_t* pitch, size_t width, size_
 SM_HOOK(cuMemAllocManaged, 6000)
 CUresult cuMemAllocManaged(CUdeviceptr* out, size_t bytes, unsigned int flags) {
   if (!active()) return next_cuMemAllocManaged(out, bytes, flags);
-  return allocate(out, bytes, [&] { return next_cuMemAllocManaged(out, bytes, flags); });
+  return allocate(out, bytes, [=] { return next_cuMemAllocManaged(out, bytes, flags); });
 }
 
 SM_HOOK(cuMemFree, 2000) CUresult cuMemFree(CUdeviceptr_v1 address) {
   if (!active()) return next_cuMemFree(address);
-  return free_pointer(address, [&] { return next_cuMemFree(address); });
+  return free_pointer(address, [=] { return next_cuMemFree(address); });
 }
 
 SM_HOOK(cuMemFree_v2, 3020) CUresult cuMemFree_v2(CUdeviceptr address) {
   if (!active()) return next_cuMemFree_v2(address);
-  return free_pointer(address, [&] { return next_cuMemFree_v2(address); });
+  return free_pointer(address, [=] { return next_cuMemFree_v2(address); });
 }
 
 SM_HOOK(cuMemFreeAsync, 11020) CUresult cuMemFreeAsync(CUdeviceptr address, CUstream stream) {
   if (!active()) return next_cuMemFreeAsync(address, stream);
   if (!tables.pointers.empty()) {
-    return free_pointer(address, [&] { return next_cuMemFreeAsync(address, stream); });
+    return free_pointer(address, [=] { return next_cuMemFreeAsync(address, stream); });
   }
   softmig::cuda::pools_may_shrink();
   return next_cuMemFreeAsync(address, stream);
@@ -187,7 +188,7 @@ SM_HOOK(cuMemFreeAsync_ptsz, 11020)
 CUresult cuMemFreeAsync_ptsz(CUdeviceptr address, CUstream stream) {
   if (!active()) return next_cuMemFreeAsync_ptsz(address, stream);
   if (!tables.pointers.empty()) {
-    return free_pointer(address, [&] { return next_cuMemFreeAsync_ptsz(address, stream); });
+    return free_pointer(address, [=] { return next_cuMemFreeAsync_ptsz(address, stream); });
   }
   softmig::cuda::pools_may_shrink();
   return next_cuMemFreeAsync_ptsz(address, stream);

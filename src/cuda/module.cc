@@ -26,7 +26,7 @@ uint64_t globals_in_file(const char* path) {
 }
 
 template <typename Handle, typename Call>
-CUresult load(Handle* out, uint64_t globals, Call call) {
+[[gnu::noinline]] CUresult load(Handle* out, uint64_t globals, Call call) {
   Place place;
   if (out == nullptr || globals == 0 || !current_place(&place)) return call();
   if (globals > UINT64_MAX / 2) return CUDA_ERROR_OUT_OF_MEMORY;
@@ -81,12 +81,12 @@ using softmig::cuda::load;
 
 SM_HOOK(cuModuleLoad, 2000) CUresult cuModuleLoad(CUmodule* out, const char* path) {
   if (!active()) return next_cuModuleLoad(out, path);
-  return load(out, globals_in_file(path), [&] { return next_cuModuleLoad(out, path); });
+  return load(out, globals_in_file(path), [=] { return next_cuModuleLoad(out, path); });
 }
 
 SM_HOOK(cuModuleLoadData, 2000) CUresult cuModuleLoadData(CUmodule* out, const void* image) {
   if (!active()) return next_cuModuleLoadData(out, image);
-  return load(out, globals_at(image), [&] { return next_cuModuleLoadData(out, image); });
+  return load(out, globals_at(image), [=] { return next_cuModuleLoadData(out, image); });
 }
 
 SM_HOOK(cuModuleLoadDataEx, 2010)
@@ -94,13 +94,13 @@ CUresult cuModuleLoadDataEx(CUmodule* out, const void* image, unsigned int count
                             CUjit_option* options, void** values) {
   if (!active()) return next_cuModuleLoadDataEx(out, image, count, options, values);
   return load(out, globals_at(image),
-              [&] { return next_cuModuleLoadDataEx(out, image, count, options, values); });
+              [=] { return next_cuModuleLoadDataEx(out, image, count, options, values); });
 }
 
 SM_HOOK(cuModuleLoadFatBinary, 2000)
 CUresult cuModuleLoadFatBinary(CUmodule* out, const void* image) {
   if (!active()) return next_cuModuleLoadFatBinary(out, image);
-  return load(out, globals_at(image), [&] { return next_cuModuleLoadFatBinary(out, image); });
+  return load(out, globals_at(image), [=] { return next_cuModuleLoadFatBinary(out, image); });
 }
 
 SM_HOOK(cuModuleUnload, 2000) CUresult cuModuleUnload(CUmodule module) {

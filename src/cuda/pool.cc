@@ -9,7 +9,8 @@ namespace softmig::cuda {
 namespace {
 
 template <typename Call>
-CUresult allocate_from(int device, CUdeviceptr* out, uint64_t bytes, CUstream stream, Call call) {
+[[gnu::noinline]] CUresult allocate_from(int device, CUdeviceptr* out, uint64_t bytes,
+                                         CUstream stream, Call call) {
   if (device < 0 || out == nullptr || bytes == 0) return call();
   PoolAdmission admission(device, bytes, stream);
   if (admission.refused()) {
@@ -52,14 +53,14 @@ SM_HOOK(cuMemAllocAsync, 11020)
 CUresult cuMemAllocAsync(CUdeviceptr* out, size_t bytes, CUstream stream) {
   if (!active()) return next_cuMemAllocAsync(out, bytes, stream);
   return allocate_from(device_of_stream(stream), out, bytes, stream,
-                       [&] { return next_cuMemAllocAsync(out, bytes, stream); });
+                       [=] { return next_cuMemAllocAsync(out, bytes, stream); });
 }
 
 SM_HOOK(cuMemAllocAsync_ptsz, 11020)
 CUresult cuMemAllocAsync_ptsz(CUdeviceptr* out, size_t bytes, CUstream stream) {
   if (!active()) return next_cuMemAllocAsync_ptsz(out, bytes, stream);
   return allocate_from(device_of_stream(stream), out, bytes, stream,
-                       [&] { return next_cuMemAllocAsync_ptsz(out, bytes, stream); });
+                       [=] { return next_cuMemAllocAsync_ptsz(out, bytes, stream); });
 }
 
 SM_HOOK(cuMemAllocFromPoolAsync, 11020)
@@ -67,7 +68,7 @@ CUresult cuMemAllocFromPoolAsync(CUdeviceptr* out, size_t bytes, CUmemoryPool po
                                  CUstream stream) {
   if (!active()) return next_cuMemAllocFromPoolAsync(out, bytes, pool, stream);
   return allocate_from(device_of_pool(pool, stream), out, bytes, stream,
-                       [&] { return next_cuMemAllocFromPoolAsync(out, bytes, pool, stream); });
+                       [=] { return next_cuMemAllocFromPoolAsync(out, bytes, pool, stream); });
 }
 
 SM_HOOK(cuMemAllocFromPoolAsync_ptsz, 11020)
@@ -75,7 +76,7 @@ CUresult cuMemAllocFromPoolAsync_ptsz(CUdeviceptr* out, size_t bytes, CUmemoryPo
                                       CUstream stream) {
   if (!active()) return next_cuMemAllocFromPoolAsync_ptsz(out, bytes, pool, stream);
   return allocate_from(device_of_pool(pool, stream), out, bytes, stream,
-                       [&] { return next_cuMemAllocFromPoolAsync_ptsz(out, bytes, pool, stream); });
+                       [=] { return next_cuMemAllocFromPoolAsync_ptsz(out, bytes, pool, stream); });
 }
 
 SM_HOOK(cuMemPoolCreate, 11020)

@@ -148,7 +148,7 @@ using softmig::cuda::tables;
 SM_HOOK(cuMemCreate, 10020)
 CUresult cuMemCreate(CUmemGenericAllocationHandle* out, size_t bytes,
                      const CUmemAllocationProp* properties, unsigned long long flags) {
-  const auto call = [&] { return next_cuMemCreate(out, bytes, properties, flags); };
+  const auto call = [=] { return next_cuMemCreate(out, bytes, properties, flags); };
   if (!active() || out == nullptr || properties == nullptr ||
       properties->location.type != CU_MEM_LOCATION_TYPE_DEVICE) {
     return call();

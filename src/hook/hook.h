@@ -37,27 +37,29 @@ bool driver_is_loaded(Library library);
 // left with them after a dlclose.
 void pin_driver(Library library);
 
-template <typename Function>
+// The driver's function behind a hook, found at its first call. Names are types, so that the
+// objects are nothing but zeroes: a library that every process loads must not need to be relocated.
+template <typename Function, typename Name>
 struct Next;
 
-template <typename Result, typename... Args>
-struct Next<Result(Args...)> {
+template <typename Name, typename Result, typename... Args>
+struct Next<Result(Args...), Name> {
   static constexpr Library kLibrary =
       std::is_same_v<Result, nvmlReturn_t> ? Library::kNvml : Library::kCuda;
-  const char* name;
   void* pointer = nullptr;
 
   bool available() {
-    if (pointer == nullptr) pointer = driver_symbol(kLibrary, name);
+    if (pointer == nullptr) pointer = driver_symbol(kLibrary, Name::text());
     return pointer != nullptr;
   }
   Result operator()(Args... args) {
-    if (__builtin_expect(pointer == nullptr, 0) && !available()) return absent();
+    if (__builtin_expect(pointer == nullptr, 0)) return find_and_call(args...);
     return reinterpret_cast<Result (*)(Args...)>(pointer)(args...);
   }
 
  private:
-  static Result absent() {
+  [[gnu::noinline, gnu::cold]] Result find_and_call(Args... args) {
+    if (available()) return reinterpret_cast<Result (*)(Args...)>(pointer)(args...);
     if constexpr (std::is_same_v<Result, nvmlReturn_t>) {
       return driver_is_loaded(kLibrary) ? NVML_ERROR_FUNCTION_NOT_FOUND
                                         : NVML_ERROR_LIBRARY_NOT_FOUND;
@@ -72,8 +74,14 @@ inline bool active() { return job::slice().mode() == job::Mode::kActive; }
 }  // namespace softmig::hook
 
 // A driver function that we call and do not hook.
-#define SM_DRIVER(fn) \
-  static constinit softmig::hook::Next<std::remove_reference_t<decltype(::fn)>> next_##fn { #fn }
+#define SM_DRIVER(fn)                                                                         \
+  namespace {                                                                                 \
+  struct name_of_##fn {                                                                       \
+    static constexpr const char* text() { return #fn; }                                       \
+  };                                                                                          \
+  }                                                                                           \
+  static constinit softmig::hook::Next<std::remove_reference_t<decltype(::fn)>, name_of_##fn> \
+      next_##fn
 
 #define SM_HOOK(fn, since)                                                                      \
   SM_DRIVER(fn);                                                                                \

@@ -21,7 +21,6 @@ constexpr uint64_t kReclaimIntervalNs = 10'000'000;  // for views; a refusal alw
 constexpr uint64_t kDeathGraceNs = 5'000'000;
 
 constexpr Places kPlaces;
-constinit Slice g_slice;
 
 class Guard {
  public:
@@ -36,7 +35,7 @@ class Guard {
 
 }  // namespace
 
-Slice& slice() { return g_slice; }
+constinit Slice g_slice;
 
 Mode Slice::decide() {
   const Mode mode = mode_.load(memory_order_acquire);

@@ -25,8 +25,8 @@ class Slice {
   // Passive or active; the answer to the first question lasts until exec.
   Mode mode() {
     const Mode mode = mode_.load(std::memory_order_acquire);
-    if (mode == Mode::kPassive) return mode;
-    if (mode == Mode::kActive && *same_image_ != 0) return mode;
+    if (__builtin_expect(mode == Mode::kPassive, 1)) return mode;
+    if (__builtin_expect(mode == Mode::kActive && *same_image_ != 0, 1)) return mode;
     return decide();
   }
 
@@ -83,7 +83,7 @@ class Slice {
     sys::Mutex lock;
   };
 
-  Mode decide();
+  [[gnu::cold]] Mode decide();
   void start();
   void restart_after_fork();
   bool join();
@@ -107,6 +107,7 @@ class Slice {
   Device devices_[abi::kMaxDevices];
 };
 
-Slice& slice();
+extern constinit Slice g_slice;
+inline Slice& slice() { return g_slice; }
 
 }  // namespace softmig::job

@@ -28,7 +28,7 @@ class Items {
 // Calls `list(&count, items)` with room enough, keeps what is the job's own, and hands it over as
 // NVML does: the count alone with INSUFFICIENT_SIZE if the caller's list is too short.
 template <typename Item, typename List>
-nvmlReturn_t filter(unsigned int* count, Item* items, List list) {
+[[gnu::noinline]] nvmlReturn_t filter(unsigned int* count, Item* items, List list) {
   if (!active() || count == nullptr) return list(count, items);
   if (*count != 0 && items == nullptr) return NVML_ERROR_INVALID_ARGUMENT;
   const unsigned int capacity = items != nullptr ? *count : 0;

@@ -14,6 +14,9 @@ setup() {
 # softmig run on a simulated GPU with a limit, and more options or a command behind.
 sliced() { "$SOFTMIG" run --sim 1x8G --memory 4G "$@"; }
 
+# softmig run for the background: no terminal, and SIGINT not ignored as bash does for its jobs.
+detached() { exec env --default-signal setsid "$SOFTMIG" run "$@"; }
+
 slices_left() { find "$SLURM_TMPDIR" -mindepth 1 -maxdepth 1 -name 'softmig-run.*' | wc -l; }
 
 # Waits, for at most five seconds, until a command succeeds.

@@ -137,23 +137,23 @@ SHOW
 @test "signals are passed on" {
   for signal in HUP INT QUIT TERM USR1 USR2 CONT WINCH; do
     # A program that says what it got. The pause lets it set its trap.
-    setsid "$SOFTMIG" run --sim 1x8G --memory 4G -- bash -c '
+    detached --sim 1x8G --memory 4G -- bash -c '
       trap "echo got '$signal'; exit 3" '$signal'
       echo ready
-      while :; do sleep 0.02; done' >"$work/out" 2>&1 3>&- &
+      while :; do sleep 0.02; done' >"$work/$signal" 2>&1 3>&- &
     job=$!
-    eventually grep -q ready "$work/out"
+    eventually grep -q ready "$work/$signal"
     kill "-$signal" "$job"
     status=0
     wait "$job" || status=$?
     [ "$status" -eq 3 ]
-    grep -q "got $signal" "$work/out"
+    grep -q "got $signal" "$work/$signal"
   done
   [ "$(slices_left)" -eq 0 ]
 }
 
 @test "a signal reaches the program's children too" {
-  setsid "$SOFTMIG" run --sim 1x8G --memory 4G -- bash -c '
+  detached --sim 1x8G --memory 4G -- bash -c '
     sleep 100 & echo $! >'"$work"'/child; wait' 3>&- &
   job=$!
   eventually test -s "$work/child"
@@ -163,7 +163,7 @@ SHOW
 }
 
 @test "SIGTSTP stops the program, SIGCONT lets it go on" {
-  setsid "$SOFTMIG" run --sim 1x8G --memory 4G -- sh -c 'echo $$ >'"$work"'/pid; exec sleep 100' 3>&- &
+  detached --sim 1x8G --memory 4G -- sh -c 'echo $$ >'"$work"'/pid; exec sleep 100' 3>&- &
   job=$!
   eventually test -s "$work/pid"
   program=$(cat "$work/pid")
@@ -193,7 +193,7 @@ SHOW
 }
 
 @test "SIGKILL of softmig run: the slice lives on, and its files go with the last process" {
-  setsid "$SOFTMIG" run --sim 1x8G --memory 4G -- sh -c 'echo $$ >'"$work"'/pid; exec sleep 100' 3>&- &
+  detached --sim 1x8G --memory 4G -- sh -c 'echo $$ >'"$work"'/pid; exec sleep 100' 3>&- &
   job=$!
   eventually test -s "$work/pid"
   program=$(cat "$work/pid")
@@ -210,7 +210,7 @@ SHOW
 }
 
 @test "a sweep leaves living slices and the files of others alone" {
-  setsid "$SOFTMIG" run --sim 1x8G --memory 4G -- sleep 100 3>&- &
+  detached --sim 1x8G --memory 4G -- sleep 100 3>&- &
   job=$!
   eventually test "$(slices_left)" -eq 0 || true
   eventually bash -c '[ "$(ls "$SLURM_TMPDIR" | wc -l)" -eq 1 ]'

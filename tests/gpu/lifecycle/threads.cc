@@ -96,7 +96,7 @@ void churn(const Session& s, unsigned int seed) {
 void no_drift(Checks::Report& report) {
   Session s;
   if (!open(&s, report)) return;
-  const uint64_t before = s.free_bytes();
+  uint64_t before = 0;
   for (unsigned int round = 0; round < 3; ++round) {
     std::vector<std::thread> threads;
     for (unsigned int i = 0; i < kChurners; ++i)
@@ -106,6 +106,8 @@ void no_drift(Checks::Report& report) {
     CUmemoryPool pool = nullptr;
     s.driver.cuDeviceGetDefaultMemPool(&pool, s.device);
     s.driver.cuMemPoolTrimTo(pool, 0);
+    // The first round shows what the driver keeps of its streams.
+    if (round == 0) before = s.free_bytes();
     report.equal(s.free_bytes(), before, "free after a round");
   }
   expect_exactly_free(s, report, "at the end");
