@@ -4,7 +4,6 @@
 #include <cstring>
 
 #include "driver/core.h"
-#include "driver/visible.h"
 
 namespace softmig::sim {
 namespace {

@@ -9,7 +9,7 @@
 
 #include "driver/capture.h"
 #include "driver/core.h"
-#include "driver/faults.h"
+#include "state/faults.h"
 #include "driver/visible.h"
 #include "state/state.h"
 

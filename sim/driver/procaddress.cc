@@ -4,7 +4,7 @@
 #include <string>
 
 #include "driver/core.h"
-#include "driver/faults.h"
+#include "state/faults.h"
 #include "driver/symbols.h"
 
 namespace softmig::sim {

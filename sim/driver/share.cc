@@ -82,7 +82,7 @@ Range* opened_range(ObjectId id) {
 
 CUresult open_handle(Call& call, CUdeviceptr* out, const CUipcMemHandle& handle, unsigned int flags) {
   IpcTicket ticket;
-  std::memcpy(&ticket, &handle, sizeof ticket);
+  std::memcpy(static_cast<void*>(&ticket), &handle, sizeof ticket);
   if (out == nullptr || flags != CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS) return CUDA_ERROR_INVALID_VALUE;
   if (ticket.magic != kIpcMagic) return CUDA_ERROR_INVALID_HANDLE;
   if (call.forbidden_in_capture()) return call.code();
@@ -308,7 +308,7 @@ CUresult cuMemPoolImportPointer(CUdeviceptr* out, CUmemoryPool handle, CUmemPool
   auto* pool = live<Pool>(handle);
   if (pool == nullptr || out == nullptr || data == nullptr || !pool->imported) return CUDA_ERROR_INVALID_VALUE;
   PoolTicket ticket;
-  std::memcpy(&ticket, data, sizeof ticket);
+  std::memcpy(static_cast<void*>(&ticket), data, sizeof ticket);
   if (ticket.magic != kIpcMagic || ticket.pool.nonce != pool->object.nonce) return CUDA_ERROR_INVALID_VALUE;
   const uint64_t bytes = round_up(ticket.bytes, kPage);
   const uint64_t base = driver().space.take(bytes, kPage);

@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <charconv>
-#include <cstdio>
 #include <cstring>
 #include <numeric>
+#include <string_view>
+
+#include "state/identity.h"
 
 namespace softmig::sim {
 namespace {
@@ -49,17 +51,6 @@ int by_entry(const StateFile& file, const std::vector<int>& order, std::string_v
 }
 
 }  // namespace
-
-std::string uuid_text(const DeviceRow& device) {
-  std::string text = "GPU-";
-  for (int i = 0; i < 16; ++i) {
-    char digits[4];
-    std::snprintf(digits, sizeof digits, "%02x", device.uuid[i]);
-    if (i == 4 || i == 6 || i == 8 || i == 10) text += '-';
-    text += digits;
-  }
-  return text;
-}
 
 std::vector<int> visible_devices(const StateFile& file, const char* list, const char* order) {
   const std::vector<int> all = cuda_order(file, order);

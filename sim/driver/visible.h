@@ -1,16 +1,11 @@
 // Which devices a program sees, and in which order: CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER.
 #pragma once
 
-#include <string>
-#include <string_view>
 #include <vector>
 
 #include "state/layout.h"
 
 namespace softmig::sim {
-
-// "GPU-01234567-89ab-cdef-0123-456789abcdef"
-std::string uuid_text(const DeviceRow& device);
 
 // Indices into file.devices. `list`: CUDA_VISIBLE_DEVICES, null if it is not set; `order`:
 // CUDA_DEVICE_ORDER or null. The first entry that names no device, or one that was named before,

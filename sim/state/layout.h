@@ -120,6 +120,7 @@ struct StateFile {
   uint64_t base;
   uint64_t managed;
   uint64_t kernel_ns;
+  uint64_t accounting;
   pthread_mutex_t mutex;  // robust, shared by processes
   std::atomic<uint32_t> processes_end;  // rows from here on were never used
   std::atomic<uint32_t> objects_end;

@@ -68,6 +68,7 @@ bool parse_option(std::string_view text, Settings* out) {
     out->kernel_ns = us * 1000;
     return true;
   }
+  if (key == "accounting") return parse_number(text, &out->accounting);
   const struct {
     std::string_view key;
     uint64_t* value;

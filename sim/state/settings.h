@@ -8,6 +8,7 @@
 //                 base       taken from the card while any process uses it (3328K)
 //                 reserved   kept by the driver from boot on (1/128 of the card)
 //                 managed    taken at a process's first use of managed memory on a card (64M)
+//                 accounting  1: NVML's accounting is on (0)
 //                 kernel     how long a kernel runs whose work nobody gave, in us (2)
 #pragma once
 
@@ -57,6 +58,7 @@ struct Settings {
   uint64_t reserved = 0;  // 0: 1/128 of the card
   uint64_t managed = 64 * kMiB;
   uint64_t kernel_ns = 2000;
+  uint64_t accounting = 0;
 };
 
 // Sizes: digits with K, M, G or nothing. Returns false, with a text, where the grammar is not met.

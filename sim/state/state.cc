@@ -84,6 +84,7 @@ void fill(StateFile* file, const Settings& settings) {
   file->base = settings.base;
   file->managed = settings.managed;
   file->kernel_ns = settings.kernel_ns;
+  file->accounting = settings.accounting;
   make_mutex(&file->mutex);
   for (size_t i = 0; i < settings.cards.size(); ++i) fill_device(&file->devices[i], settings, i);
   file->magic.store(kStateMagic, std::memory_order_release);

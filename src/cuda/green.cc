@@ -11,7 +11,7 @@ CUresult cuGreenCtxCreate(CUgreenCtx* out, CUdevResourceDesc resources, CUdevice
   if (result != CUDA_SUCCESS) return result;
   auto make = [=] { return next_cuGreenCtxCreate(out, resources, device, flags); };
   result = softmig::cuda::make_green(
-      primary, [](void* call) { return (*static_cast<decltype(make)*>(call))(); }, &make);
+      primary, out, [](void* call) { return (*static_cast<decltype(make)*>(call))(); }, &make);
   cuDevicePrimaryCtxRelease_v2(device);
   return result;
 }
@@ -31,6 +31,7 @@ SM_HOOK(cuGreenCtxDestroy, 12040) CUresult cuGreenCtxDestroy(CUgreenCtx context)
     next_cuCtxGetDevice(&device);
     next_cuCtxSetCurrent(previous);
   }
+  softmig::cuda::end_kept(reinterpret_cast<uint64_t>(context));
   const CUresult result = next_cuGreenCtxDestroy(context);
   // A retain and release of our own sees whether the primary context went with it.
   CUcontext primary = nullptr;

@@ -74,7 +74,7 @@ struct Kept {
   int kind;
   uint64_t bytes;  // of each: 256 streams take 140 MiB, a green context takes 4
 };
-constexpr Kept kStreams{7, 9 * kPage / 32}, kGreenContexts{8, 2 * kPage};
+constexpr Kept kStreams{7, 35 * kPage / 128}, kGreenContexts{8, 2 * kPage};
 
 // Charges one more of them: the row's detail counts those that live, its bytes are charged for the
 // most there ever were. Makes it with `call`.
@@ -117,19 +117,24 @@ template <typename Call>
   return result;
 }
 
-void end_stream(CUstream stream) {
+}  // namespace
+
+void end_kept(uint64_t handle) {
   Record record;
-  if (!tables.streams.take(reinterpret_cast<uint64_t>(stream), &record)) return;
+  if (!tables.streams.take(handle, &record)) return;
   tables.limits.update(record.detail, [](Record& row) {
     if (row.detail > 0) row.detail--;
     return true;
   });
 }
 
-}  // namespace
-
-CUresult make_green(CUcontext primary, MakeGreen make, void* arguments) {
-  return make_kept(primary, kGreenContexts, [&] { return make(arguments); });
+CUresult make_green(CUcontext primary, CUgreenCtx* out, MakeGreen make, void* arguments) {
+  const CUresult result = make_kept(primary, kGreenContexts, [&] { return make(arguments); });
+  if (result == CUDA_SUCCESS) {
+    tables.streams.insert(reinterpret_cast<uint64_t>(*out),
+                          {0, limit_key(primary, kGreenContexts.kind)});
+  }
+  return result;
 }
 
 void drop_limits(uint32_t context) {
@@ -169,11 +174,11 @@ CUresult cuGreenCtxStreamCreate(CUstream* out, CUgreenCtx context, unsigned int 
 }
 
 SM_HOOK(cuStreamDestroy, 2000) CUresult cuStreamDestroy(CUstream stream) {
-  if (active()) softmig::cuda::end_stream(stream);
+  if (active()) softmig::cuda::end_kept(reinterpret_cast<uint64_t>(stream));
   return next_cuStreamDestroy(stream);
 }
 
 SM_HOOK(cuStreamDestroy_v2, 4000) CUresult cuStreamDestroy_v2(CUstream stream) {
-  if (active()) softmig::cuda::end_stream(stream);
+  if (active()) softmig::cuda::end_kept(reinterpret_cast<uint64_t>(stream));
   return next_cuStreamDestroy_v2(stream);
 }

@@ -28,7 +28,10 @@ uint64_t globals_in_file(const char* path) {
 template <typename Handle, typename Call>
 [[gnu::noinline]] CUresult load(Handle* out, uint64_t globals, Call call) {
   Place place;
-  if (out == nullptr || globals == 0 || !current_place(&place)) return call();
+  if (out == nullptr || globals == 0) return call();
+  // A library is loaded without a context, and into each when it is used there.
+  if (!current_place(&place)) place = {0, device_of(0)};
+  if (place.device < 0) return call();
   if (globals > UINT64_MAX / 2) return CUDA_ERROR_OUT_OF_MEMORY;
   const Record record{globals, 0, place.context, static_cast<int16_t>(place.device)};
   const auto keep = [&](CUresult result, auto commit) {

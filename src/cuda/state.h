@@ -76,7 +76,9 @@ extern constinit Tables tables;
 void drop_context(uint32_t context);
 // Makes a green context on top of the primary one; what it costs is charged with that.
 using MakeGreen = CUresult (*)(void* arguments);
-CUresult make_green(CUcontext primary, MakeGreen make, void* arguments);
+CUresult make_green(CUcontext primary, CUgreenCtx* out, MakeGreen make, void* arguments);
+// One of the things that a context keeps memory for (a stream, a green context) is gone.
+void end_kept(uint64_t handle);
 // For somebody who was refused: trims the device's graph memory. True if that gave something back.
 bool release_graph_memory(int device);
 // Parts of drop_context, each beside the hooks that made the records.

@@ -51,14 +51,34 @@ bool starts_with(Bytes elf, uint64_t offset, std::string_view text) {
          __builtin_memcmp(found.data(), text.data(), text.size()) == 0;
 }
 
+// End of the last symbol that lies in a section: compilers cut a section's own size to 32 bits.
+uint64_t symbols_end(Bytes elf, const Sections& sections, uint64_t section) {
+  constexpr uint32_t kSymbolTable = 2;
+  constexpr uint64_t kSymbol = 24;
+  uint64_t end = 0;
+  for (uint64_t i = 0; i < sections.count; i++) {
+    const uint64_t header = sections.offset + i * kSectionHeader;
+    if (read<uint32_t>(elf, header + 4) != kSymbolTable) continue;
+    const Bytes table =
+        part(elf, read<uint64_t>(elf, header + 0x18), read<uint64_t>(elf, header + 0x20));
+    for (uint64_t at = 0; at + kSymbol <= table.size(); at += kSymbol) {
+      if (read<uint16_t>(table, at + 6) != section) continue;
+      const uint64_t last = add(read<uint64_t>(table, at + 8), read<uint64_t>(table, at + 16));
+      if (last > end) end = last;
+    }
+  }
+  return end;
+}
+
 uint64_t globals_in_elf(Bytes elf) {
   const Sections sections = sections_of(elf);
   uint64_t bytes = 0;
   for (uint64_t i = 0; i < sections.count; i++) {
     const uint64_t header = sections.offset + i * kSectionHeader;
     const uint64_t name = add(sections.names, read<uint32_t>(elf, header));
-    if (starts_with(elf, name, ".nv.global"))
-      bytes = add(bytes, read<uint64_t>(elf, header + 0x20));
+    if (!starts_with(elf, name, ".nv.global")) continue;
+    const uint64_t size = read<uint64_t>(elf, header + 0x20), end = symbols_end(elf, sections, i);
+    bytes = add(bytes, size > end ? size : end);
   }
   return bytes;
 }

@@ -18,7 +18,7 @@ KEPT_VARIABLES = ("PATH", "HOME", "LANG", "TERM", "TZ")
 
 class Options:
     """The command line, for the tests to see."""
-    library = bin = source = driver = version = None
+    library = bin = source = driver = version = simulated = None
 
 
 def parse_options(description, *extra):

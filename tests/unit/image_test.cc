@@ -31,7 +31,8 @@ TEST(ImageTest, SeveralExtentsVectorsListsAndInitialisersCount) {
 }
 
 TEST(ImageTest, CommentsAndWhatIsNoGlobalDoNotCount) {
-  EXPECT_EQ(globals_in_text("// .global .b8 a[100];\n/* .global .b8 b[100]; */ .const .b8 c[9];"), 0u);
+  EXPECT_EQ(globals_in_text("// .global .b8 a[100];\n/* .global .b8 b[100]; */ .const .b8 c[9];"),
+            0u);
 }
 
 TEST(ImageTest, TextsCutAnywhereAreReadWithoutHarm) {
@@ -43,7 +44,10 @@ TEST(ImageTest, TextsCutAnywhereAreReadWithoutHarm) {
 std::vector<uint8_t> make_elf(uint64_t global_bytes) {
   std::vector<uint8_t> elf(64 + 3 * 64 + 32);
   auto put = [&](size_t at, auto value) { std::memcpy(&elf[at], &value, sizeof value); };
-  std::memcpy(elf.data(), "\x7f" "ELF", 4);
+  std::memcpy(elf.data(),
+              "\x7f"
+              "ELF",
+              4);
   const uint64_t names = 64 + 3 * 64;
   put(0x28, uint64_t{64});
   put(0x3c, uint16_t{3});
@@ -56,6 +60,19 @@ std::vector<uint8_t> make_elf(uint64_t global_bytes) {
 }
 
 TEST(ImageTest, ZeroedSectionsOfACubinCount) { EXPECT_EQ(globals_in(make_elf(1 << 30)), 1u << 30); }
+
+TEST(ImageTest, ASymbolBeyondTheEndOfItsSectionCounts) {
+  std::vector<uint8_t> elf = make_elf(1 << 30);
+  auto put = [&](size_t at, auto value) { std::memcpy(&elf[at], &value, sizeof value); };
+  const size_t symbol = elf.size();
+  elf.resize(symbol + 24);
+  put(64 + 4, uint32_t{2});  // the first section becomes the symbol table
+  put(64 + 0x18, uint64_t{symbol});
+  put(64 + 0x20, uint64_t{24});
+  put(symbol + 6, uint16_t{2});
+  put(symbol + 16, uint64_t{5} << 30);
+  EXPECT_EQ(globals_in(elf), uint64_t{5} << 30);
+}
 
 TEST(ImageTest, OfAFatBinaryTheLargestPartCounts) {
   std::vector<uint8_t> fat(16);

@@ -94,7 +94,8 @@ def usable(case, place, lines, seen):
         return None
     route, size = case.arguments[1], case.arguments[2]
     room = case.limit - cost
-    least = min(0.98 * room, room - size_of(size))
+    piece = size_of(size) * (2 if route in SHAPED else 1)  # the driver rounds these up
+    least = min(0.98 * room, room - piece)
     for line in lines:
         if line.get("what") != "route" or line.get("skipped") or line["result"] != 2:
             continue
@@ -104,7 +105,7 @@ def usable(case, place, lines, seen):
                 return f"{made} contexts where {expected} have room"
             continue
         got = line["granted"]
-        if route not in DENSE:  # the driver rounds these up: what counts is what the card held
+        if route not in DENSE:  # what counts is what the card held
             got = max(got, seen["device"] - cost)
         if got < least:
             return (

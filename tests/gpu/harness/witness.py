@@ -33,5 +33,8 @@ class Witness:
         return self.ask("stop")
 
     def close(self):
-        self.process.stdin.close()
+        try:
+            self.process.stdin.close()
+        except BrokenPipeError:
+            pass  # it has died, which was reported where it was asked
         self.process.wait(10)

@@ -125,7 +125,7 @@ class OwnPool : public Async {
     cuuint64_t threshold = ~cuuint64_t{0};
     if (hold) driver_.cuMemPoolSetAttribute(pool_, CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, &threshold);
   }
-  ~OwnPool() override { driver_.cuMemPoolDestroy(pool_); }
+  void finish() override { driver_.cuMemPoolDestroy(pool_); }
   CUresult take(uint64_t bytes, uint64_t* got) override {
     CUdeviceptr address = 0;
     return keep(driver_.cuMemAllocFromPoolAsync(&address, bytes, pool_, stream_), address, bytes,

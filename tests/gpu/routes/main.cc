@@ -61,10 +61,11 @@ bool keeps_memory(const std::string& route) {
 
 // Pools and random sizes end a little differently each time; everything else must not.
 bool same_again(const Options& options, uint64_t first, uint64_t second) {
-  const bool loose =
-      options.size == "mixed" || keeps_memory(options.route) || options.route == "pool_hold";
   const uint64_t apart = first > second ? first - second : second - first;
-  return loose ? apart <= first / 50 + 64 * kMiB : apart == 0;
+  if (options.route == "all") return apart <= first / 5 + 256 * kMiB;
+  if (options.size == "mixed" || options.route == "pool_hold")
+    return apart <= first / 50 + 64 * kMiB;
+  return apart == 0;
 }
 
 struct Outcome {
@@ -89,7 +90,6 @@ Outcome run_route(const Options& options, const Lookup& lookup) {
   bool missing = false;
   const double start = now_ms();
   std::unique_ptr<Route> route = make_route(options.route, session, &missing);
-  const uint64_t before = session.free_bytes();
   if (route == nullptr) {
     line.add("skipped", missing)
         .add("ok", missing)
@@ -97,6 +97,7 @@ Outcome run_route(const Options& options, const Lookup& lookup) {
         .print();
     return {missing, missing};
   }
+  const uint64_t before = session.free_bytes();
   const Filled filled = fill(*route, options.size, options.cap);
   sleep_ms(options.hold_ms);
   const CUresult freed = route->give_back();
@@ -107,14 +108,15 @@ Outcome run_route(const Options& options, const Lookup& lookup) {
     again = fill(*route, options.size, options.cap);
     route->give_back();
   }
-  route.reset();
+  route->finish();
   const uint64_t after = session.free_bytes();
+  route.reset();
   // The 32-bit functions may refuse for reasons of their own; they only must not grant too much.
   const bool ended = refused(filled.last) || (options.route == "alloc_v1" && filled.granted == 0);
   // The driver keeps what it took for streams and green contexts until the context ends: there, the
   // second round must leave what the first one left.
-  const uint64_t expected = keeps_memory(options.route) ? after_first : before;
-  const bool ok = ended && freed == CUDA_SUCCESS && after == expected &&
+  const bool same_after = keeps_memory(options.route) ? after >= after_first : after == before;
+  const bool ok = ended && freed == CUDA_SUCCESS && same_after &&
                   (!second_round || same_again(options, filled.granted, again.granted));
   line.add("pieces", filled.pieces).add("granted", filled.granted).add("result", filled.last);
   line.add("result_name", error_name(session.driver, filled.last)).add("capped", filled.capped);

@@ -46,68 +46,62 @@ class Contexts : public Route {
   std::vector<CUcontext> held_;
 };
 
-// First many streams, then plain memory: together they must stay below the limit.
-class Streams : public Route {
+// Many streams or green contexts, then plain memory: together they must stay below the limit.
+class Crowded : public Route {
  public:
-  explicit Streams(const Session& session) : driver_(session.driver) {
+  explicit Crowded(const Session& session) : driver_(session.driver), device_(session.device) {
     bool missing = false;
     memory_ = make_linear_route("alloc", session, &missing);
   }
   CUresult take(uint64_t bytes, uint64_t* got) override {
-    while (held_.size() < kMostStreams) {
-      CUstream stream = nullptr;
-      if (CUresult code = driver_.cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING)) return code;
-      held_.push_back(stream);
-    }
-    return memory_->take(bytes, got);
+    return crowd_ == CUDA_SUCCESS ? memory_->take(bytes, got) : crowd_;
   }
-  CUresult give_back() override {
-    CUresult first = memory_->give_back();
-    for (CUstream stream : held_) {
-      if (CUresult code = driver_.cuStreamDestroy_v2(stream); first == CUDA_SUCCESS) first = code;
+  CUresult give_back() override { return memory_->give_back(); }
+
+ protected:
+  const Driver& driver_;
+  CUdevice device_;
+  CUresult crowd_ = CUDA_SUCCESS;  // the first error while the crowd was made
+
+ private:
+  std::unique_ptr<Route> memory_;
+};
+
+class Streams : public Crowded {
+ public:
+  explicit Streams(const Session& session) : Crowded(session) {
+    while (crowd_ == CUDA_SUCCESS && held_.size() < kMostStreams) {
+      CUstream stream = nullptr;
+      crowd_ = driver_.cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING);
+      if (crowd_ == CUDA_SUCCESS) held_.push_back(stream);
     }
-    held_.clear();
-    return first;
+  }
+  ~Streams() override {
+    for (CUstream stream : held_) driver_.cuStreamDestroy_v2(stream);
   }
 
  private:
-  const Driver& driver_;
-  std::unique_ptr<Route> memory_;
   std::vector<CUstream> held_;
 };
 
-class Green : public Route {
+class Green : public Crowded {
  public:
-  explicit Green(const Session& session) : driver_(session.driver), device_(session.device) {
-    bool missing = false;
-    memory_ = make_linear_route("alloc", session, &missing);
-  }
-  CUresult take(uint64_t bytes, uint64_t* got) override {
-    while (held_.size() < kMostGreen) {
+  explicit Green(const Session& session) : Crowded(session) {
+    while (crowd_ == CUDA_SUCCESS && held_.size() < kMostGreen) {
       CUdevResource resource{};
       CUdevResourceDesc desc = nullptr;
       CUgreenCtx green = nullptr;
-      CUresult code = driver_.cuDeviceGetDevResource(device_, &resource, CU_DEV_RESOURCE_TYPE_SM);
-      if (code == CUDA_SUCCESS) code = driver_.cuDevResourceGenerateDesc(&desc, &resource, 1);
-      if (code == CUDA_SUCCESS) code = driver_.cuGreenCtxCreate(&green, desc, device_, 1);
-      if (code != CUDA_SUCCESS) return code;
-      held_.push_back(green);
+      crowd_ = driver_.cuDeviceGetDevResource(device_, &resource, CU_DEV_RESOURCE_TYPE_SM);
+      if (crowd_ == CUDA_SUCCESS) crowd_ = driver_.cuDevResourceGenerateDesc(&desc, &resource, 1);
+      if (crowd_ == CUDA_SUCCESS) crowd_ = driver_.cuGreenCtxCreate(&green, desc, device_, 1);
+      if (crowd_ == CUDA_SUCCESS) held_.push_back(green);
     }
-    return memory_->take(bytes, got);
   }
-  CUresult give_back() override {
-    CUresult first = memory_->give_back();
-    for (CUgreenCtx green : held_) {
-      if (CUresult code = driver_.cuGreenCtxDestroy(green); first == CUDA_SUCCESS) first = code;
-    }
-    held_.clear();
-    return first;
+  ~Green() override {
+    for (CUgreenCtx green : held_) driver_.cuGreenCtxDestroy(green);
   }
 
  private:
-  const Driver& driver_;
-  CUdevice device_;
-  std::unique_ptr<Route> memory_;
   std::vector<CUgreenCtx> held_;
 };
 
@@ -125,6 +119,9 @@ class All : public Route {
   }
   CUresult take(uint64_t bytes, uint64_t* got) override {
     return routes_[random_() % routes_.size()]->take(bytes, got);
+  }
+  void finish() override {
+    for (auto& route : routes_) route->finish();
   }
   CUresult give_back() override {
     CUresult first = CUDA_SUCCESS;

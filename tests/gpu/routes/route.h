@@ -18,6 +18,9 @@ class Route {
   virtual CUresult take(uint64_t bytes, uint64_t* got) = 0;
   // Frees every piece; the first error, if any.
   virtual CUresult give_back() = 0;
+  // Lets go of what may hold memory without any piece: a pool that hoards. Streams stay: the driver
+  // keeps what they cost for the next ones.
+  virtual void finish() {}
 };
 
 // The piece-wise routes, by name. make_route returns null for an unknown name and sets *missing if

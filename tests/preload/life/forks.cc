@@ -19,7 +19,7 @@ extern char** environ;
 namespace softmig::preload_test {
 namespace {
 
-constexpr unsigned int kPatience = 20;  // seconds until a child counts as hanging
+constexpr unsigned int kPatience = 10;  // seconds until a child counts as hanging
 constexpr const char* kHooked = "cuMemAlloc_v2";
 
 bool ended_well(int status, const char* text) {
@@ -177,13 +177,11 @@ bool raw_clone() {
   for (int i = 0; i < 20; i++) {
     const long child = syscall(SYS_clone, SIGCHLD, nullptr, nullptr, nullptr, nullptr);
     if (child == 0) {
-      alarm(kPatience);
       size_t free = 0, total = 0;
       driver.info(&free, &total);
       syscall(SYS_exit_group, 0);
     }
-    int status = 0;
-    waitpid(static_cast<pid_t>(child), &status, 0);
+    const int status = wait_or_kill(static_cast<pid_t>(child), kPatience);
     if (!ended_well(status, "a cloned child")) return false;
   }
   return true;

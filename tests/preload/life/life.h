@@ -3,6 +3,8 @@
 //   life CHECK      exit status 0: all well, 1: not, with one line a fault, 77: cannot be tried here
 #pragma once
 
+#include <signal.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -42,20 +44,22 @@ size_t free_bytes(const Driver& driver);
 bool expect(bool condition, const char* text);
 bool expect_result(CUresult result, CUresult expected, const char* text);
 
-// Runs `body` in a fork child, which is killed after `seconds`. Returns its status as of waitpid.
+// Waits for a child; kills it after `seconds` (an alarm of its own does nothing to process 1 of a pid
+// namespace). Returns its status as of waitpid.
+int wait_or_kill(pid_t child, unsigned int seconds);
+
+// Runs `body` in a fork child, that ends with this process.
 template <typename Body>
 int in_child(unsigned int seconds, Body body) {
   fflush(stdout);
   const pid_t child = fork();
   if (child == 0) {
-    alarm(seconds);
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
     const int status = body() ? 0 : 1;
     fflush(stdout);
     _exit(status);
   }
-  int status = -1;
-  waitpid(child, &status, 0);
-  return status;
+  return wait_or_kill(child, seconds);
 }
 
 // All checks of a file, ended by one without a name.

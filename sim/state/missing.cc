@@ -7,7 +7,7 @@
 
 #include <cstdint>
 
-#include "driver/faults.h"
+#include "state/faults.h"
 
 namespace softmig::sim {
 namespace {

@@ -1,4 +1,4 @@
-#include "driver/faults.h"
+#include "state/faults.h"
 
 #include <sys/stat.h>
 

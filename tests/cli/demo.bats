@@ -1,0 +1,24 @@
+#!/usr/bin/env bats
+# softmig demo on the simulated GPU: every promise that it prints holds.
+
+load helpers
+
+@test "the demo holds what it promises" {
+  run -0 "$SOFTMIG" demo --simulated
+  [[ "$output" == *"simulated"* ]]
+  [[ "$output" == *"CUDA_ERROR_OUT_OF_MEMORY (2)"* ]]
+  [[ "$output" == *"checks hold on a simulated GPU."* ]]
+  [[ "$output" != *"NOT SO"* ]]
+  [ "$(slices_left)" -eq 0 ]
+}
+
+@test "it fits a terminal of 100 columns, and a log has no colours" {
+  run -0 "$SOFTMIG" demo --simulated
+  for line in "${lines[@]}"; do [ "${#line}" -le 100 ]; done
+  [[ "$output" != *$'\033'* ]]
+}
+
+@test "inside a slice it does not run" {
+  run -1 sliced -- "$SOFTMIG" demo
+  [[ "$output" == *"this process is in a slice already"* ]]
+}
