@@ -40,6 +40,7 @@ class PoolAdmission {
  private:
   enum class State { kAdmitted, kExact, kFromCache, kRefused };
   State admit(uint64_t bytes, CUstream stream);
+  State admit_now(uint64_t bytes);
 
   int device_;
   uint64_t worst_;

@@ -119,6 +119,13 @@ uint64_t read_used(DevicePools& pools) {
   return bytes;
 }
 
+// Bytes that the pools hold and nobody uses.
+uint64_t cached_bytes(DevicePools& pools) {
+  Lock lock(pools);
+  const uint64_t used = read_used(pools);
+  return pools.reserved > used ? pools.reserved - used : 0;
+}
+
 uint64_t flying(const DevicePools& pools) {
   const int64_t bytes = pools.in_flight.load(memory_order_relaxed);
   return bytes > 0 ? static_cast<uint64_t>(bytes) : 0;
@@ -150,7 +157,8 @@ enum class Room {
 // Room for one call that is counted in in_flight already and may let a pool grow by `exact`.
 Room make_room(DevicePools& pools, int device, uint64_t exact, uint64_t worst) {
   const uint64_t reserved = read_reserved(pools), others = flying(pools) - worst;
-  if (settle(pools, device, reserved, kAhead + kStep + flying(pools))) {
+  if (settle(pools, device, reserved,
+             kAhead + kStep * static_cast<uint64_t>(pools.count) + flying(pools))) {
     pools.ahead.store(kAhead, memory_order_relaxed);
     return Room::kAhead;
   }
@@ -182,6 +190,7 @@ void add_pool(CUmemoryPool pool, int device) {
     return;
   }
   pools.known[pools.count++] = {pool, false};
+  pools.ahead.store(0, memory_order_relaxed);  // each pool may have a step that is mostly empty
   tables.pools.insert(reinterpret_cast<uint64_t>(pool), {0, 0, 0, static_cast<int16_t>(device)});
 }
 
@@ -264,30 +273,38 @@ PoolAdmission::State PoolAdmission::admit(uint64_t bytes, CUstream stream) {
   RelaxedCapture relaxed;
   slice().refresh();
   add_current_pool(device_);
-  DevicePools& pools = g_pools[device_];
   g_unsettled.store(true, memory_order_relaxed);
-  const uint64_t exact = base::round_up(bytes, kStep);
-  Lock lock(pools);
-  Room room = make_room(pools, device_, exact, worst_);
-  if (room == Room::kRefused) {
-    if (is_capturing(stream)) return State::kAdmitted;  // nothing is taken before the graph runs
-    trim(pools);
-    release_graph_memory(device_);
-    slice().wait_for_dead();
-    room = make_room(pools, device_, exact, worst_);
-  }
-  if (room == Room::kAhead) return State::kAdmitted;
-  if (room == Room::kExact) return State::kExact;
+  State state = admit_now(bytes);
+  if (state != State::kRefused) return state;
+  if (is_capturing(stream)) return State::kAdmitted;  // nothing is taken before the graph runs
+  release_hoards(device_);
+  release_graph_memory(device_);
+  slice().wait_for_dead();
+  state = admit_now(bytes);
+  if (state != State::kRefused) return state;
   // What was freed but not yet left by the stream can be had again, and cannot be trimmed. Where
   // there is plenty of it, the pool will not have to grow; else the stream is waited for.
-  const uint64_t used = read_used(pools);
-  if (pools.reserved >= used + bytes + kSpareSteps * kStep) return State::kFromCache;
-  if (pools.reserved >= used + kStep && next_cuStreamSynchronize(stream) == CUDA_SUCCESS) {
-    trim(pools);
-    if (make_room(pools, device_, exact, worst_) != Room::kRefused) return State::kExact;
+  const uint64_t cached = cached_bytes(g_pools[device_]);
+  if (cached >= bytes + kSpareSteps * kStep) return State::kFromCache;
+  if (cached >= kStep && next_cuStreamSynchronize(stream) == CUDA_SUCCESS) {
+    release_hoards(device_);
+    state = admit_now(bytes);
   }
-  slice().reserve(device_, exact);
-  return State::kRefused;
+  if (state == State::kRefused) slice().count_refusal(device_, bytes);
+  return state;
+}
+
+PoolAdmission::State PoolAdmission::admit_now(uint64_t bytes) {
+  DevicePools& pools = g_pools[device_];
+  Lock lock(pools);
+  switch (make_room(pools, device_, base::round_up(bytes, kStep), worst_)) {
+    case Room::kAhead:
+      return State::kAdmitted;
+    case Room::kExact:
+      return State::kExact;
+    default:
+      return State::kRefused;
+  }
 }
 
 bool PoolAdmission::finish(bool allocated) {

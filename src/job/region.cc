@@ -57,8 +57,10 @@ abi::Region* map_region(int fd) {
   return nullptr;
 }
 
+// For this process and its fork children, each with a copy of its own: few slots are enough.
 abi::Region* make_private_region() {
-  auto* region = static_cast<abi::Region*>(sys::map_pages(abi::kRegionSize));
+  constexpr size_t kBytes = offsetof(abi::Region, slot) + 256 * sizeof(abi::RegionSlot);
+  auto* region = static_cast<abi::Region*>(sys::map_pages(kBytes));
   if (region != nullptr) fill_header(region->header);
   return region;
 }

@@ -61,7 +61,12 @@ void Slice::start() {
   open_region(kPlaces, config_, &region_);
   pid_namespace_ = sys::pid_namespace();
   next_look_ns_.store(sys::monotonic_ns() + kLookIntervalNs, memory_order_relaxed);
-  mode_.store(region_.map != nullptr ? Mode::kActive : Mode::kPassive, memory_order_release);
+  if (region_.map == nullptr) {
+    log(LogLevel::kError, "no memory for the ledger: nothing is limited in this process");
+    mode_.store(Mode::kPassive, memory_order_release);
+    return;
+  }
+  mode_.store(Mode::kActive, memory_order_release);
   log(LogLevel::kInfo, "active: limits from %s, region %s",
       config_.path[0] != 0 ? config_.path : "the environment", region_.path);
 }
@@ -191,6 +196,11 @@ bool Slice::reserve(int device, uint64_t bytes) {
     wait_for_dead();
     if (try_reserve(device, bytes)) return true;
   }
+  count_refusal(device, bytes);
+  return false;
+}
+
+void Slice::count_refusal(int device, uint64_t bytes) {
   region_.map->header.device[device].refusals.fetch_add(1, memory_order_relaxed);
   if (log_enabled(LogLevel::kWarning)) {
     const DeviceMemory now = memory(device);
@@ -198,7 +208,6 @@ bool Slice::reserve(int device, uint64_t bytes) {
         static_cast<unsigned long long>(bytes), device, static_cast<unsigned long long>(now.used),
         static_cast<unsigned long long>(now.limit));
   }
-  return false;
 }
 
 void Slice::charge(int device, uint64_t bytes) {
@@ -274,20 +283,12 @@ bool Slice::is_member(uint32_t pid) {
   const uint32_t high = region_.map->header.high_water.load(memory_order_acquire);
   for (uint32_t i = 0; i < high && i < abi::kMaxSlots; i++) {
     const abi::RegionSlot& slot = region_.map->slot[i];
-    if (policy::owner_pid(slot.owner.load(memory_order_relaxed)) == pid) return true;
+    if (policy::owner_pid(slot.owner.load(memory_order_relaxed)) == pid &&
+        slot.pid_namespace.load(memory_order_relaxed) == pid_namespace_) {
+      return true;
+    }
   }
   return false;
-}
-
-uint64_t Slice::held_by(uint32_t pid, int device) {
-  uint64_t units = 0;
-  const uint32_t high = region_.map->header.high_water.load(memory_order_acquire);
-  for (uint32_t i = 0; i < high && i < abi::kMaxSlots; i++) {
-    const abi::RegionSlot& slot = region_.map->slot[i];
-    if (policy::owner_pid(slot.owner.load(memory_order_relaxed)) != pid) continue;
-    units += policy::charged_units(slot.device[device].charge.load(memory_order_relaxed));
-  }
-  return units * abi::kUnit;
 }
 
 int Slice::make_object(uint64_t key, int device, uint64_t bytes) {

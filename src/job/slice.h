@@ -45,6 +45,8 @@ class Slice {
   bool reserve(int device, uint64_t bytes);
   // As reserve, but neither looks for the dead nor counts a refusal.
   bool try_reserve(int device, uint64_t bytes);
+  // Counts and logs a request that was answered with OUT_OF_MEMORY.
+  void count_refusal(int device, uint64_t bytes);
   // Takes it whatever the limit says: for what the driver already holds.
   void charge(int device, uint64_t bytes);
   void release(int device, uint64_t bytes);
@@ -56,8 +58,6 @@ class Slice {
   DeviceMemory view(int device);
   // True if the process with this pid (as seen here) belongs to this job's region.
   bool is_member(uint32_t pid);
-  // What that process holds of a device by the ledger, in bytes.
-  uint64_t held_by(uint32_t pid, int device);
 
   // Exported memory (policy/ledger.h). Sizes in bytes, results as there.
   int make_object(uint64_t key, int device, uint64_t bytes);

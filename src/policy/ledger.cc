@@ -15,10 +15,12 @@ using std::memory_order_relaxed;
 using std::memory_order_release;
 
 constexpr uint64_t kMaxUnits = 0xffffffff;
-// States of an object's key that are not keys.
-constexpr uint64_t kObjectFree = 0, kObjectBeingMade = 1, kObjectDying = 2, kObjectFirstKey = 3;
+// An object's key: free, being made, or a number above with a bit that says that it is dying.
+constexpr uint64_t kObjectFree = 0, kObjectBeingMade = 1, kObjectFirstKey = 2;
+constexpr uint64_t kObjectDying = uint64_t{1} << 63;
 
 constexpr uint64_t object_key(uint64_t key) {
+  key &= ~kObjectDying;
   return key < kObjectFirstKey ? key + kObjectFirstKey : key;
 }
 
@@ -130,7 +132,33 @@ bool is_held_by(const abi::RegionObject& object, uint32_t pid) {
   return false;
 }
 
-// The key is looked at again after joining: the object may have died meanwhile.
+// Frees an object without holders. It is marked as dying first, so that nobody joins any more, and
+// only then looked at for holders that came just before: for them it lives on. One whose destroyer
+// died too is finished by whoever comes by; several may do that at once.
+bool free_if_unheld(Region& region, uint32_t index) {
+  abi::RegionObject& object = region.object[index];
+  uint64_t key = object.key.load(memory_order_acquire);
+  if (key < kObjectFirstKey) return false;
+  if ((key & kObjectDying) == 0) {
+    if (has_holder(object)) return false;
+    if (!object.key.compare_exchange_strong(key, key | kObjectDying, memory_order_acq_rel)) {
+      return false;
+    }
+    key |= kObjectDying;
+  }
+  if (has_holder(object)) {
+    object.key.compare_exchange_strong(key, key & ~kObjectDying, memory_order_acq_rel);
+    return false;
+  }
+  const uint32_t device = object.device.load(memory_order_relaxed);
+  if (device < abi::kMaxDevices) {
+    reclaim_account(region, abi::kMaxSlots + index, device,
+                    [&] { return object.key.load(memory_order_acquire) == key; });
+  }
+  return object.key.compare_exchange_strong(key, kObjectFree, memory_order_acq_rel);
+}
+
+// The key is looked at again after joining: the object may be dying.
 bool join_object(Region& region, uint32_t index, uint64_t key, PackedOwner owner) {
   abi::RegionObject& object = region.object[index];
   for (auto& holder : object.holder) {
@@ -138,28 +166,10 @@ bool join_object(Region& region, uint32_t index, uint64_t key, PackedOwner owner
     if (!holder.compare_exchange_strong(free, owner, memory_order_acq_rel)) continue;
     if (object.key.load(memory_order_acquire) == key) return true;
     holder.store(0, memory_order_release);
+    free_if_unheld(region, index);
     return false;
   }
   return false;
-}
-
-// Frees an object without holders. A dying object whose destroyer died too is finished by whoever
-// comes by: nobody can join it, and taking back its charge can be done by several at once.
-bool free_if_unheld(Region& region, uint32_t index) {
-  abi::RegionObject& object = region.object[index];
-  uint64_t key = object.key.load(memory_order_acquire);
-  if (key == kObjectFree || key == kObjectBeingMade) return false;
-  if (key != kObjectDying) {
-    if (has_holder(object)) return false;
-    if (!object.key.compare_exchange_strong(key, kObjectDying, memory_order_acq_rel)) return false;
-  }
-  const uint32_t device = object.device.load(memory_order_relaxed);
-  if (device < abi::kMaxDevices) {
-    reclaim_account(region, abi::kMaxSlots + index, device,
-                    [&] { return object.key.load(memory_order_acquire) == kObjectDying; });
-  }
-  key = kObjectDying;
-  return object.key.compare_exchange_strong(key, kObjectFree, memory_order_acq_rel);
 }
 
 }  // namespace
@@ -260,7 +270,9 @@ int hold_object(Region& region, uint64_t key, PackedOwner owner) {
 int hold_marked_object(Region& region, uint32_t mark, uint32_t pid, PackedOwner owner) {
   for (uint32_t i = mark; i < abi::kMaxObjects; i += kObjectMarks) {
     const uint64_t key = region.object[i].key.load(memory_order_acquire);
-    if (key < kObjectFirstKey || (pid != 0 && !is_held_by(region.object[i], pid))) continue;
+    if (key < kObjectFirstKey || (key & kObjectDying) != 0 ||
+        (pid != 0 && !is_held_by(region.object[i], pid)))
+      continue;
     if (join_object(region, i, key, owner)) return static_cast<int>(i);
   }
   return -1;

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -21,6 +22,9 @@ int create_file(const char* path, uint32_t mode) { return open_with(path, O_CREA
 int open_to_write(const char* path) { return open_with(path, 0, 0); }
 
 int make_sparse(int fd, size_t bytes, size_t reserved) {
+  // Past `ulimit -f` the kernel would not refuse but send SIGXFSZ.
+  rlimit most;
+  if (getrlimit(RLIMIT_FSIZE, &most) == 0 && most.rlim_cur < bytes) return EFBIG;
   if (syscall(SYS_ftruncate, fd, bytes) != 0) return errno;
   const int error = error_of(syscall(SYS_fallocate, fd, 0, 0L, reserved));
   return error == EOPNOTSUPP || error == ENOSYS ? 0 : error;
