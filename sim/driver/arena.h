@@ -25,8 +25,8 @@ struct Block {
   uint64_t longest = kUnits;  // no free run is longer
   uint64_t lowest = 0;        // no unit before this one is free
   std::bitset<kUnits> used;
-  std::bitset<kUnits> starts;    // first unit of a piece
-  uint16_t slack[kUnits] = {};       // by first unit: bytes that were not asked for
+  std::bitset<kUnits> starts;   // first unit of a piece
+  uint16_t slack[kUnits] = {};  // by first unit: bytes that were not asked for
   std::shared_ptr<Storage> storage = std::make_shared<Storage>();
 };
 
@@ -38,7 +38,8 @@ struct Piece {
 
 class Arena {
  public:
-  // The first place where `bytes` fit in a block that exists; 0 where there is none: then add() one.
+  // The first place where `bytes` fit in a block that exists; 0 where there is none: then add()
+  // one.
   uint64_t take(uint64_t bytes, uint64_t alignment);
   Block* add(uint64_t base);
 

@@ -16,12 +16,12 @@ struct Array {
   Mark mark = kArray;
   Context* context = nullptr;
   CUDA_ARRAY3D_DESCRIPTOR desc{};
-  unsigned int levels = 0;      // 0: not mipmapped
+  unsigned int levels = 0;  // 0: not mipmapped
   uint64_t bytes = 0;
-  uint64_t address = 0;         // of its memory; 0: mapped later
-  Array* parent = nullptr;      // a level of that mipmapped array
-  std::vector<Array*> made;     // its levels, once they were asked for
-  std::vector<Physical*> bound; // cuMemMapArrayAsync
+  uint64_t address = 0;          // of its memory; 0: mapped later
+  Array* parent = nullptr;       // a level of that mipmapped array
+  std::vector<Array*> made;      // its levels, once they were asked for
+  std::vector<Physical*> bound;  // cuMemMapArrayAsync
 };
 
 namespace {
@@ -36,14 +36,18 @@ constexpr unsigned int kKnownFlags = 0xff;
 uint64_t format_bytes(CUarray_format format) {
   switch (format) {
     case CU_AD_FORMAT_UNSIGNED_INT8:
-    case CU_AD_FORMAT_SIGNED_INT8: return 1;
+    case CU_AD_FORMAT_SIGNED_INT8:
+      return 1;
     case CU_AD_FORMAT_UNSIGNED_INT16:
     case CU_AD_FORMAT_SIGNED_INT16:
-    case CU_AD_FORMAT_HALF: return 2;
+    case CU_AD_FORMAT_HALF:
+      return 2;
     case CU_AD_FORMAT_UNSIGNED_INT32:
     case CU_AD_FORMAT_SIGNED_INT32:
-    case CU_AD_FORMAT_FLOAT: return 4;
-    default: return 0;
+    case CU_AD_FORMAT_FLOAT:
+      return 4;
+    default:
+      return 0;
   }
 }
 
@@ -74,9 +78,13 @@ uint64_t array_bytes(const CUDA_ARRAY3D_DESCRIPTOR& desc, unsigned int levels) {
 bool is_good(const CUDA_ARRAY3D_DESCRIPTOR& desc) {
   constexpr uint64_t kMost1d = 131072, kMost2d = 131072, kMost3d = 16384;
   const bool channels = desc.NumChannels == 1 || desc.NumChannels == 2 || desc.NumChannels == 4;
-  if (format_bytes(desc.Format) == 0 || !channels || desc.Width == 0 || (desc.Flags & ~kKnownFlags) != 0) return false;
+  if (format_bytes(desc.Format) == 0 || !channels || desc.Width == 0 ||
+      (desc.Flags & ~kKnownFlags) != 0)
+    return false;
   if ((desc.Flags & CUDA_ARRAY3D_CUBEMAP) != 0) {
-    const bool faces = (desc.Flags & CUDA_ARRAY3D_LAYERED) != 0 ? desc.Depth % 6 == 0 && desc.Depth != 0 : desc.Depth == 6;
+    const bool faces = (desc.Flags & CUDA_ARRAY3D_LAYERED) != 0
+                           ? desc.Depth % 6 == 0 && desc.Depth != 0
+                           : desc.Depth == 6;
     return desc.Width == desc.Height && faces && desc.Width <= 32768;
   }
   if ((desc.Flags & CUDA_ARRAY3D_LAYERED) != 0) {
@@ -181,7 +189,8 @@ Array* make_level(Array* whole, unsigned int level) {
   array->parent = whole;
   array->desc = whole->desc;
   array->desc.Width = std::max<size_t>(1, whole->desc.Width >> level);
-  if (whole->desc.Height != 0) array->desc.Height = std::max<size_t>(1, whole->desc.Height >> level);
+  if (whole->desc.Height != 0)
+    array->desc.Height = std::max<size_t>(1, whole->desc.Height >> level);
   if (whole->desc.Depth != 0 && !is_layered(whole->desc)) {
     array->desc.Depth = std::max<size_t>(1, whole->desc.Depth >> level);
   }
@@ -203,7 +212,8 @@ CUresult bind(const CUarrayMapInfo& info) {
   return CUDA_SUCCESS;
 }
 
-CUresult bind_all(Call& call, const CUarrayMapInfo* list, unsigned int count, CUstream handle, bool per_thread) {
+CUresult bind_all(Call& call, const CUarrayMapInfo* list, unsigned int count, CUstream handle,
+                  bool per_thread) {
   CUresult code = CUDA_SUCCESS;
   if (find_stream(handle, per_thread, call.context(), &code) == nullptr) return code;
   if (list == nullptr && count != 0) return CUDA_ERROR_INVALID_VALUE;
@@ -227,32 +237,37 @@ using namespace softmig::sim;
 CUresult cuArrayCreate_v2(CUarray* out, const CUDA_ARRAY_DESCRIPTOR* desc) {
   Call call(__func__);
   if (call.failed()) return call.code();
-  return out == nullptr || desc == nullptr ? CUDA_ERROR_INVALID_VALUE : create_plain(call, out, widened(*desc));
+  return out == nullptr || desc == nullptr ? CUDA_ERROR_INVALID_VALUE
+                                           : create_plain(call, out, widened(*desc));
 }
 
 CUresult cuArrayCreate(CUarray* out, const CUDA_ARRAY_DESCRIPTOR_v1* desc) {
   Call call(__func__);
   if (call.failed()) return call.code();
-  return out == nullptr || desc == nullptr ? CUDA_ERROR_INVALID_VALUE : create_plain(call, out, widened(*desc));
+  return out == nullptr || desc == nullptr ? CUDA_ERROR_INVALID_VALUE
+                                           : create_plain(call, out, widened(*desc));
 }
 
 CUresult cuArray3DCreate_v2(CUarray* out, const CUDA_ARRAY3D_DESCRIPTOR* desc) {
   Call call(__func__);
   if (call.failed()) return call.code();
-  return out == nullptr || desc == nullptr ? CUDA_ERROR_INVALID_VALUE : create_plain(call, out, *desc);
+  return out == nullptr || desc == nullptr ? CUDA_ERROR_INVALID_VALUE
+                                           : create_plain(call, out, *desc);
 }
 
 CUresult cuArray3DCreate(CUarray* out, const CUDA_ARRAY3D_DESCRIPTOR_v1* desc) {
   Call call(__func__);
   if (call.failed()) return call.code();
-  return out == nullptr || desc == nullptr ? CUDA_ERROR_INVALID_VALUE : create_plain(call, out, widened(*desc));
+  return out == nullptr || desc == nullptr ? CUDA_ERROR_INVALID_VALUE
+                                           : create_plain(call, out, widened(*desc));
 }
 
 CUresult cuArrayDestroy(CUarray handle) {
   Call call(__func__, Needs::kInit);
   if (call.failed()) return call.code();
   Array* array = plain(handle);
-  return array == nullptr || array->parent != nullptr ? CUDA_ERROR_INVALID_HANDLE : destroy(call, array);
+  return array == nullptr || array->parent != nullptr ? CUDA_ERROR_INVALID_HANDLE
+                                                      : destroy(call, array);
 }
 
 CUresult cuArrayGetDescriptor_v2(CUDA_ARRAY_DESCRIPTOR* desc, CUarray handle) {
@@ -271,8 +286,9 @@ CUresult cuArrayGetDescriptor(CUDA_ARRAY_DESCRIPTOR_v1* desc, CUarray handle) {
   const Array* array = plain(handle);
   if (array == nullptr) return CUDA_ERROR_INVALID_HANDLE;
   if (desc == nullptr) return CUDA_ERROR_INVALID_VALUE;
-  *desc = {static_cast<unsigned int>(array->desc.Width), static_cast<unsigned int>(array->desc.Height),
-           array->desc.Format, array->desc.NumChannels};
+  *desc = {static_cast<unsigned int>(array->desc.Width),
+           static_cast<unsigned int>(array->desc.Height), array->desc.Format,
+           array->desc.NumChannels};
   return CUDA_SUCCESS;
 }
 
@@ -293,22 +309,29 @@ CUresult cuArray3DGetDescriptor(CUDA_ARRAY3D_DESCRIPTOR_v1* desc, CUarray handle
   if (array == nullptr) return CUDA_ERROR_INVALID_HANDLE;
   if (desc == nullptr) return CUDA_ERROR_INVALID_VALUE;
   const CUDA_ARRAY3D_DESCRIPTOR& d = array->desc;
-  *desc = {static_cast<unsigned int>(d.Width), static_cast<unsigned int>(d.Height),
-           static_cast<unsigned int>(d.Depth), d.Format, d.NumChannels, d.Flags};
+  *desc = {static_cast<unsigned int>(d.Width),
+           static_cast<unsigned int>(d.Height),
+           static_cast<unsigned int>(d.Depth),
+           d.Format,
+           d.NumChannels,
+           d.Flags};
   return CUDA_SUCCESS;
 }
 
-CUresult cuArrayGetMemoryRequirements(CUDA_ARRAY_MEMORY_REQUIREMENTS* out, CUarray array, CUdevice device) {
+CUresult cuArrayGetMemoryRequirements(CUDA_ARRAY_MEMORY_REQUIREMENTS* out, CUarray array,
+                                      CUdevice device) {
   Call call(__func__, Needs::kInit);
   return call.failed() ? call.code() : requirements(out, plain(array), device);
 }
 
-CUresult cuMipmappedArrayCreate(CUmipmappedArray* out, const CUDA_ARRAY3D_DESCRIPTOR* desc, unsigned int levels) {
+CUresult cuMipmappedArrayCreate(CUmipmappedArray* out, const CUDA_ARRAY3D_DESCRIPTOR* desc,
+                                unsigned int levels) {
   Call call(__func__);
   if (call.failed()) return call.code();
   if (out == nullptr || desc == nullptr || levels == 0) return CUDA_ERROR_INVALID_VALUE;
   const bool layered = is_layered(*desc);
-  const size_t longest = std::max({desc->Width, desc->Height, layered ? size_t{0} : desc->Depth, size_t{1}});
+  const size_t longest =
+      std::max({desc->Width, desc->Height, layered ? size_t{0} : desc->Depth, size_t{1}});
   levels = std::min(levels, static_cast<unsigned int>(std::bit_width(longest)));
   Array* array = nullptr;
   if (const CUresult code = create(call, *desc, levels, &array)) return code;
@@ -335,8 +358,8 @@ CUresult cuMipmappedArrayGetLevel(CUarray* out, CUmipmappedArray handle, unsigne
   return CUDA_SUCCESS;
 }
 
-CUresult cuMipmappedArrayGetMemoryRequirements(CUDA_ARRAY_MEMORY_REQUIREMENTS* out, CUmipmappedArray array,
-                                               CUdevice device) {
+CUresult cuMipmappedArrayGetMemoryRequirements(CUDA_ARRAY_MEMORY_REQUIREMENTS* out,
+                                               CUmipmappedArray array, CUdevice device) {
   Call call(__func__, Needs::kInit);
   return call.failed() ? call.code() : requirements(out, mipmapped(array), device);
 }

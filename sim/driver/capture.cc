@@ -65,12 +65,16 @@ CUresult end(Call& call, CUstream handle, CUgraph* out, bool per_thread) {
   *out = nullptr;
   if (capture == nullptr) return CUDA_ERROR_ILLEGAL_STATE;
   if (capture->origin != stream) return CUDA_ERROR_STREAM_CAPTURE_UNMATCHED;
-  if (capture->mode != CU_STREAM_CAPTURE_MODE_RELAXED && capture->thread != std::this_thread::get_id()) {
+  if (capture->mode != CU_STREAM_CAPTURE_MODE_RELAXED &&
+      capture->thread != std::this_thread::get_id()) {
     return CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD;
   }
-  if (!capture->valid) code = CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
-  else if (!is_joined(*capture)) code = CUDA_ERROR_STREAM_CAPTURE_UNJOINED;
-  else *out = reinterpret_cast<CUgraph>(capture->graph);
+  if (!capture->valid)
+    code = CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
+  else if (!is_joined(*capture))
+    code = CUDA_ERROR_STREAM_CAPTURE_UNJOINED;
+  else
+    *out = reinterpret_cast<CUgraph>(capture->graph);
   if (code != CUDA_SUCCESS) capture->graph->memory.clear();
   finish(capture);
   return code;
@@ -78,7 +82,8 @@ CUresult end(Call& call, CUstream handle, CUgraph* out, bool per_thread) {
 
 CUstreamCaptureStatus status_of(const Stream& stream) {
   if (stream.capture == nullptr) return CU_STREAM_CAPTURE_STATUS_NONE;
-  return stream.capture->valid ? CU_STREAM_CAPTURE_STATUS_ACTIVE : CU_STREAM_CAPTURE_STATUS_INVALIDATED;
+  return stream.capture->valid ? CU_STREAM_CAPTURE_STATUS_ACTIVE
+                               : CU_STREAM_CAPTURE_STATUS_INVALIDATED;
 }
 
 CUresult is_capturing(Call& call, CUstream handle, CUstreamCaptureStatus* status, bool per_thread) {
@@ -90,7 +95,8 @@ CUresult is_capturing(Call& call, CUstream handle, CUstreamCaptureStatus* status
   if (stream == stream->context->legacy) {
     for (const Capture* capture : driver().captures) {
       const bool blocking = (capture->origin->flags & CU_STREAM_NON_BLOCKING) == 0;
-      if (blocking && capture->origin->context == stream->context && capture->mode != CU_STREAM_CAPTURE_MODE_RELAXED) {
+      if (blocking && capture->origin->context == stream->context &&
+          capture->mode != CU_STREAM_CAPTURE_MODE_RELAXED) {
         return CUDA_ERROR_STREAM_CAPTURE_IMPLICIT;
       }
     }
@@ -115,7 +121,8 @@ CUresult capture_info(Call& call, CUstream handle, const Info& info, bool per_th
   Stream* stream = find_stream(handle, per_thread, call.context(), &found);
   if (info.id != nullptr) *info.id = stream->capture->id;
   if (info.graph != nullptr) *info.graph = reinterpret_cast<CUgraph>(stream->capture->graph);
-  if (info.dependencies != nullptr) *info.dependencies = reinterpret_cast<const CUgraphNode*>(stream->tips.data());
+  if (info.dependencies != nullptr)
+    *info.dependencies = reinterpret_cast<const CUgraphNode*>(stream->tips.data());
   if (info.edges != nullptr) *info.edges = nullptr;
   if (info.count != nullptr) *info.count = stream->tips.size();
   return CUDA_SUCCESS;
@@ -130,7 +137,8 @@ bool invalidate_unsafe_captures() {
   if (mine == CU_STREAM_CAPTURE_MODE_RELAXED) return false;
   for (Capture* capture : driver().captures) {
     const bool own = capture->thread == me && capture->mode != CU_STREAM_CAPTURE_MODE_RELAXED;
-    const bool global = capture->mode == CU_STREAM_CAPTURE_MODE_GLOBAL && mine == CU_STREAM_CAPTURE_MODE_GLOBAL;
+    const bool global =
+        capture->mode == CU_STREAM_CAPTURE_MODE_GLOBAL && mine == CU_STREAM_CAPTURE_MODE_GLOBAL;
     if (!own && !global) continue;
     capture->valid = false;
     found = true;
@@ -171,7 +179,8 @@ CUresult join_capture(Stream* stream, Capture* capture, const std::vector<Node*>
   stream->capture = capture;
   capture->streams.insert(stream);
   for (Node* tip : tips) {
-    if (std::find(stream->tips.begin(), stream->tips.end(), tip) == stream->tips.end()) stream->tips.push_back(tip);
+    if (std::find(stream->tips.begin(), stream->tips.end(), tip) == stream->tips.end())
+      stream->tips.push_back(tip);
   }
   return CUDA_SUCCESS;
 }
@@ -226,36 +235,40 @@ CUresult cuStreamGetCaptureInfo(CUstream stream, CUstreamCaptureStatus* status, 
   return capture_info(call, stream, {status, id, nullptr, nullptr, nullptr, nullptr}, false);
 }
 
-CUresult cuStreamGetCaptureInfo_ptsz(CUstream stream, CUstreamCaptureStatus* status, cuuint64_t* id) {
+CUresult cuStreamGetCaptureInfo_ptsz(CUstream stream, CUstreamCaptureStatus* status,
+                                     cuuint64_t* id) {
   Call call(__func__);
   if (call.failed()) return call.code();
   return capture_info(call, stream, {status, id, nullptr, nullptr, nullptr, nullptr}, true);
 }
 
-CUresult cuStreamGetCaptureInfo_v2(CUstream stream, CUstreamCaptureStatus* status, cuuint64_t* id, CUgraph* graph,
-                                   const CUgraphNode** dependencies, std::size_t* count) {
+CUresult cuStreamGetCaptureInfo_v2(CUstream stream, CUstreamCaptureStatus* status, cuuint64_t* id,
+                                   CUgraph* graph, const CUgraphNode** dependencies,
+                                   std::size_t* count) {
   Call call(__func__);
   if (call.failed()) return call.code();
   return capture_info(call, stream, {status, id, graph, dependencies, nullptr, count}, false);
 }
 
-CUresult cuStreamGetCaptureInfo_v2_ptsz(CUstream stream, CUstreamCaptureStatus* status, cuuint64_t* id,
-                                        CUgraph* graph, const CUgraphNode** dependencies, std::size_t* count) {
+CUresult cuStreamGetCaptureInfo_v2_ptsz(CUstream stream, CUstreamCaptureStatus* status,
+                                        cuuint64_t* id, CUgraph* graph,
+                                        const CUgraphNode** dependencies, std::size_t* count) {
   Call call(__func__);
   if (call.failed()) return call.code();
   return capture_info(call, stream, {status, id, graph, dependencies, nullptr, count}, true);
 }
 
-CUresult cuStreamGetCaptureInfo_v3(CUstream stream, CUstreamCaptureStatus* status, cuuint64_t* id, CUgraph* graph,
-                                   const CUgraphNode** dependencies, const CUgraphEdgeData** edges,
-                                   std::size_t* count) {
+CUresult cuStreamGetCaptureInfo_v3(CUstream stream, CUstreamCaptureStatus* status, cuuint64_t* id,
+                                   CUgraph* graph, const CUgraphNode** dependencies,
+                                   const CUgraphEdgeData** edges, std::size_t* count) {
   Call call(__func__);
   if (call.failed()) return call.code();
   return capture_info(call, stream, {status, id, graph, dependencies, edges, count}, false);
 }
 
-CUresult cuStreamGetCaptureInfo_v3_ptsz(CUstream stream, CUstreamCaptureStatus* status, cuuint64_t* id,
-                                        CUgraph* graph, const CUgraphNode** dependencies,
+CUresult cuStreamGetCaptureInfo_v3_ptsz(CUstream stream, CUstreamCaptureStatus* status,
+                                        cuuint64_t* id, CUgraph* graph,
+                                        const CUgraphNode** dependencies,
                                         const CUgraphEdgeData** edges, std::size_t* count) {
   Call call(__func__);
   if (call.failed()) return call.code();

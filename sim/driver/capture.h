@@ -25,7 +25,8 @@ struct Capture {
   std::set<Stream*> streams;
 };
 
-// True if this thread's mode forbids unsafe calls now; the captures that forbid them become invalid.
+// True if this thread's mode forbids unsafe calls now; the captures that forbid them become
+// invalid.
 bool invalidate_unsafe_captures();
 
 // What a stream operation has to do: go on (kPlain), add a node (kCapture), or fail with *code.

@@ -6,7 +6,8 @@
 namespace softmig::sim {
 namespace {
 
-constexpr unsigned int kOldApi = 3010;  // of contexts made with the functions of CUDA 3.1 and before
+constexpr unsigned int kOldApi =
+    3010;  // of contexts made with the functions of CUDA 3.1 and before
 constexpr unsigned int kNewApi = 3020;
 
 Context* make_context(Device* device, unsigned int flags, unsigned int api_version) {
@@ -54,7 +55,8 @@ bool are_good_flags(unsigned int flags) {
   return flags < 0x100 && (schedule & (schedule - 1)) == 0;
 }
 
-CUresult create(Call& call, CUcontext* out, unsigned int flags, CUdevice ordinal, unsigned int api) {
+CUresult create(Call& call, CUcontext* out, unsigned int flags, CUdevice ordinal,
+                unsigned int api) {
   Device* device = driver().device(ordinal);
   if (device == nullptr) return CUDA_ERROR_INVALID_DEVICE;
   if (out == nullptr || !are_good_flags(flags)) return CUDA_ERROR_INVALID_VALUE;
@@ -241,16 +243,19 @@ CUresult cuCtxCreate_v3(CUcontext* out, CUexecAffinityParam* affinity, int affin
                         unsigned int flags, CUdevice device) {
   Call call(__func__, Needs::kInit);
   if (call.failed()) return call.code();
-  if (affinity_count < 0 || (affinity_count > 0 && affinity == nullptr)) return CUDA_ERROR_INVALID_VALUE;
+  if (affinity_count < 0 || (affinity_count > 0 && affinity == nullptr))
+    return CUDA_ERROR_INVALID_VALUE;
   if (affinity_count > 0) return CUDA_ERROR_UNSUPPORTED_EXEC_AFFINITY;  // a matter of MPS
   return create(call, out, flags, device, kNewApi);
 }
 
-CUresult cuCtxCreate_v4(CUcontext* out, CUctxCreateParams* params, unsigned int flags, CUdevice device) {
+CUresult cuCtxCreate_v4(CUcontext* out, CUctxCreateParams* params, unsigned int flags,
+                        CUdevice device) {
   Call call(__func__, Needs::kInit);
   if (call.failed()) return call.code();
   if (params != nullptr && params->cigParams != nullptr) return CUDA_ERROR_NOT_SUPPORTED;
-  if (params != nullptr && params->numExecAffinityParams > 0) return CUDA_ERROR_UNSUPPORTED_EXEC_AFFINITY;
+  if (params != nullptr && params->numExecAffinityParams > 0)
+    return CUDA_ERROR_UNSUPPORTED_EXEC_AFFINITY;
   return create(call, out, flags, device, kNewApi);
 }
 
@@ -404,7 +409,8 @@ CUresult cuCtxEnablePeerAccess(CUcontext handle, unsigned int flags) {
   if (peer == nullptr || !peer->alive || peer == call.context()) return CUDA_ERROR_INVALID_CONTEXT;
   if (flags != 0) return CUDA_ERROR_INVALID_VALUE;
   if (peer->device == call.device()) return CUDA_ERROR_INVALID_DEVICE;
-  return call.context()->peers.insert(peer).second ? CUDA_SUCCESS : CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED;
+  return call.context()->peers.insert(peer).second ? CUDA_SUCCESS
+                                                   : CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED;
 }
 
 CUresult cuCtxDisablePeerAccess(CUcontext handle) {

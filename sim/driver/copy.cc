@@ -1,5 +1,5 @@
-// Copies and sets. They happen at once, in the order of the calls; their stream is told of them only
-// for its captures.
+// Copies and sets. They happen at once, in the order of the calls; their stream is told of them
+// only for its captures.
 #include <algorithm>
 #include <array>
 #include <cstring>
@@ -33,7 +33,8 @@ bool locate(uint64_t address, uint64_t bytes, bool device, Place* place) {
   Extent extent;
   if (range->kind == RangeKind::kReservation) {
     uint64_t contiguous = 0;
-    return find_mapping(range, address, &extent, &place->storage, &place->offset, &contiguous) && bytes <= contiguous;
+    return find_mapping(range, address, &extent, &place->storage, &place->offset, &contiguous) &&
+           bytes <= contiguous;
   }
   if (!find_extent(address, &extent) || bytes > extent.base + extent.bytes - address) return false;
   if (is_host_memory(*range)) {
@@ -90,14 +91,16 @@ CUresult copy(Call& call, CUstream handle, bool per_thread, uint64_t to, uint64_
   if (bytes == 0) return CUDA_SUCCESS;
   if ((code = check(to, from, bytes, ends)) != CUDA_SUCCESS) return code;
   switch (route_of(stream, &code)) {
-    case Route::kFail: return code;
+    case Route::kFail:
+      return code;
     case Route::kCapture: {
       Node* node = add_node(stream->capture->graph, CU_GRAPH_NODE_TYPE_MEMCPY);
       node->copy = {to, from, bytes};
       append_captured(stream, node);
       return CUDA_SUCCESS;
     }
-    case Route::kPlain: break;
+    case Route::kPlain:
+      break;
   }
   const uint64_t tail = enqueue(stream, 0);
   code = copy_bytes(to, from, bytes);
@@ -117,14 +120,16 @@ CUresult set(Call& call, CUstream handle, bool per_thread, uint64_t to, uint32_t
     return CUDA_ERROR_INVALID_VALUE;
   }
   switch (route_of(stream, &code)) {
-    case Route::kFail: return code;
+    case Route::kFail:
+      return code;
     case Route::kCapture: {
       Node* node = add_node(stream->capture->graph, CU_GRAPH_NODE_TYPE_MEMSET);
       node->set = {to, value, width, count};
       append_captured(stream, node);
       return CUDA_SUCCESS;
     }
-    case Route::kPlain: break;
+    case Route::kPlain:
+      break;
   }
   enqueue(stream, 0);
   return fill_bytes(to, value, width, count);
@@ -141,7 +146,8 @@ uint64_t number(const void* address) { return reinterpret_cast<uint64_t>(address
 
 CUresult copy_bytes(uint64_t to, uint64_t from, uint64_t bytes) {
   Place target, source;
-  if (!locate(to, bytes, false, &target) || !locate(from, bytes, false, &source)) return CUDA_ERROR_INVALID_VALUE;
+  if (!locate(to, bytes, false, &target) || !locate(from, bytes, false, &source))
+    return CUDA_ERROR_INVALID_VALUE;
   move(target, source, bytes);
   touch(to, bytes);
   touch(from, bytes);
@@ -187,42 +193,52 @@ CUresult cuMemcpyAsync_ptsz(CUdeviceptr to, CUdeviceptr from, std::size_t bytes,
 
 CUresult cuMemcpyHtoD_v2(CUdeviceptr to, const void* from, std::size_t bytes) {
   Call call(__func__);
-  return call.failed() ? call.code() : copy(call, nullptr, false, to, number(from), bytes, kToDevice, true);
+  return call.failed() ? call.code()
+                       : copy(call, nullptr, false, to, number(from), bytes, kToDevice, true);
 }
 
 CUresult cuMemcpyHtoD_v2_ptds(CUdeviceptr to, const void* from, std::size_t bytes) {
   Call call(__func__);
-  return call.failed() ? call.code() : copy(call, nullptr, true, to, number(from), bytes, kToDevice, true);
+  return call.failed() ? call.code()
+                       : copy(call, nullptr, true, to, number(from), bytes, kToDevice, true);
 }
 
-CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void* from, std::size_t bytes, CUstream stream) {
+CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void* from, std::size_t bytes,
+                              CUstream stream) {
   Call call(__func__);
-  return call.failed() ? call.code() : copy(call, stream, false, to, number(from), bytes, kToDevice, false);
+  return call.failed() ? call.code()
+                       : copy(call, stream, false, to, number(from), bytes, kToDevice, false);
 }
 
-CUresult cuMemcpyHtoDAsync_v2_ptsz(CUdeviceptr to, const void* from, std::size_t bytes, CUstream stream) {
+CUresult cuMemcpyHtoDAsync_v2_ptsz(CUdeviceptr to, const void* from, std::size_t bytes,
+                                   CUstream stream) {
   Call call(__func__);
-  return call.failed() ? call.code() : copy(call, stream, true, to, number(from), bytes, kToDevice, false);
+  return call.failed() ? call.code()
+                       : copy(call, stream, true, to, number(from), bytes, kToDevice, false);
 }
 
 CUresult cuMemcpyDtoH_v2(void* to, CUdeviceptr from, std::size_t bytes) {
   Call call(__func__);
-  return call.failed() ? call.code() : copy(call, nullptr, false, number(to), from, bytes, kFromDevice, true);
+  return call.failed() ? call.code()
+                       : copy(call, nullptr, false, number(to), from, bytes, kFromDevice, true);
 }
 
 CUresult cuMemcpyDtoH_v2_ptds(void* to, CUdeviceptr from, std::size_t bytes) {
   Call call(__func__);
-  return call.failed() ? call.code() : copy(call, nullptr, true, number(to), from, bytes, kFromDevice, true);
+  return call.failed() ? call.code()
+                       : copy(call, nullptr, true, number(to), from, bytes, kFromDevice, true);
 }
 
 CUresult cuMemcpyDtoHAsync_v2(void* to, CUdeviceptr from, std::size_t bytes, CUstream stream) {
   Call call(__func__);
-  return call.failed() ? call.code() : copy(call, stream, false, number(to), from, bytes, kFromDevice, false);
+  return call.failed() ? call.code()
+                       : copy(call, stream, false, number(to), from, bytes, kFromDevice, false);
 }
 
 CUresult cuMemcpyDtoHAsync_v2_ptsz(void* to, CUdeviceptr from, std::size_t bytes, CUstream stream) {
   Call call(__func__);
-  return call.failed() ? call.code() : copy(call, stream, true, number(to), from, bytes, kFromDevice, false);
+  return call.failed() ? call.code()
+                       : copy(call, stream, true, number(to), from, bytes, kFromDevice, false);
 }
 
 CUresult cuMemcpyDtoD_v2(CUdeviceptr to, CUdeviceptr from, std::size_t bytes) {
@@ -235,12 +251,14 @@ CUresult cuMemcpyDtoD_v2_ptds(CUdeviceptr to, CUdeviceptr from, std::size_t byte
   return call.failed() ? call.code() : copy(call, nullptr, true, to, from, bytes, kBoth, false);
 }
 
-CUresult cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, std::size_t bytes, CUstream stream) {
+CUresult cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, std::size_t bytes,
+                              CUstream stream) {
   Call call(__func__);
   return call.failed() ? call.code() : copy(call, stream, false, to, from, bytes, kBoth, false);
 }
 
-CUresult cuMemcpyDtoDAsync_v2_ptsz(CUdeviceptr to, CUdeviceptr from, std::size_t bytes, CUstream stream) {
+CUresult cuMemcpyDtoDAsync_v2_ptsz(CUdeviceptr to, CUdeviceptr from, std::size_t bytes,
+                                   CUstream stream) {
   Call call(__func__);
   return call.failed() ? call.code() : copy(call, stream, true, to, from, bytes, kBoth, false);
 }
@@ -260,7 +278,8 @@ CUresult cuMemsetD8Async(CUdeviceptr to, unsigned char value, std::size_t count,
   return call.failed() ? call.code() : set(call, stream, false, to, value, 1, count, false);
 }
 
-CUresult cuMemsetD8Async_ptsz(CUdeviceptr to, unsigned char value, std::size_t count, CUstream stream) {
+CUresult cuMemsetD8Async_ptsz(CUdeviceptr to, unsigned char value, std::size_t count,
+                              CUstream stream) {
   Call call(__func__);
   return call.failed() ? call.code() : set(call, stream, true, to, value, 1, count, false);
 }
@@ -280,7 +299,8 @@ CUresult cuMemsetD32Async(CUdeviceptr to, unsigned int value, std::size_t count,
   return call.failed() ? call.code() : set(call, stream, false, to, value, 4, count, false);
 }
 
-CUresult cuMemsetD32Async_ptsz(CUdeviceptr to, unsigned int value, std::size_t count, CUstream stream) {
+CUresult cuMemsetD32Async_ptsz(CUdeviceptr to, unsigned int value, std::size_t count,
+                               CUstream stream) {
   Call call(__func__);
   return call.failed() ? call.code() : set(call, stream, true, to, value, 4, count, false);
 }

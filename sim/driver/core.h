@@ -92,7 +92,7 @@ struct Range {
   int device = 0;
   Context* context = nullptr;
   Arena* arena = nullptr;  // kLinear, kBlock: of which kind the allocation is
-  ObjectId object;      // holds the memory since it was shared, or imported
+  ObjectId object;         // holds the memory since it was shared, or imported
   std::shared_ptr<Storage> storage;
   uint64_t storage_offset = 0;
   Block* block = nullptr;
@@ -100,8 +100,8 @@ struct Range {
   Reservation* reservation = nullptr;
   GraphChunk* graph = nullptr;
   unsigned int flags = 0;
-  uint64_t opened = 0;           // kIpc: how often
-  std::set<uint64_t> touched;    // kManaged: pages that the device used
+  uint64_t opened = 0;         // kIpc: how often
+  std::set<uint64_t> touched;  // kManaged: pages that the device used
   uint64_t id = 0;
 };
 
@@ -224,7 +224,7 @@ void remove_range(Range* range);
 uint64_t take_linear(Context* context, Arena* arena, uint64_t bytes, uint64_t alignment);
 bool free_linear(uint64_t address);
 Range* make_managed(Context* context, uint64_t bytes);  // null where the host has no room
-void free_range(Range* range);            // with what it holds
+void free_range(Range* range);                          // with what it holds
 void free_context_memory(Context* context);
 
 // A stretch of an allocation as seen from an address: what pointer queries answer with.
@@ -252,7 +252,7 @@ void retire_streams(Context* context);
 
 // --- pools (pool.cc)
 void make_default_pool(Device* device);
-void release_pools(Device* device);   // at a synchronisation
+void release_pools(Device* device);  // at a synchronisation
 void forget_pool_memory(Device* device);
 bool free_pool_address(Range* range, uint64_t address, uint64_t tail_ns, bool at_once);
 bool find_pool_extent(Range* range, uint64_t address, Extent* extent);

@@ -64,20 +64,34 @@ constexpr int kLastAttribute = 148;
 
 int attribute(const DeviceRow& row, CUdevice_attribute which) {
   switch (which) {
-    case CU_DEVICE_ATTRIBUTE_CLOCK_RATE: return row.clock_khz;
-    case CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT: return row.multiprocessors;
-    case CU_DEVICE_ATTRIBUTE_PCI_BUS_ID: return static_cast<int>(row.pci_bus);
-    case CU_DEVICE_ATTRIBUTE_PCI_DEVICE_ID: return static_cast<int>(row.pci_slot);
-    case CU_DEVICE_ATTRIBUTE_PCI_DOMAIN_ID: return static_cast<int>(row.pci_domain);
-    case CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE: return row.memory_clock_khz;
-    case CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH: return row.bus_bits;
-    case CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE: return row.l2_bytes;
-    case CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR: return row.threads_per_multiprocessor;
-    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR: return row.major;
-    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR: return row.minor;
-    case CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR: return row.shared_per_multiprocessor;
-    case CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN: return row.shared_per_multiprocessor - 1024;
-    default: break;
+    case CU_DEVICE_ATTRIBUTE_CLOCK_RATE:
+      return row.clock_khz;
+    case CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT:
+      return row.multiprocessors;
+    case CU_DEVICE_ATTRIBUTE_PCI_BUS_ID:
+      return static_cast<int>(row.pci_bus);
+    case CU_DEVICE_ATTRIBUTE_PCI_DEVICE_ID:
+      return static_cast<int>(row.pci_slot);
+    case CU_DEVICE_ATTRIBUTE_PCI_DOMAIN_ID:
+      return static_cast<int>(row.pci_domain);
+    case CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE:
+      return row.memory_clock_khz;
+    case CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH:
+      return row.bus_bits;
+    case CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE:
+      return row.l2_bytes;
+    case CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR:
+      return row.threads_per_multiprocessor;
+    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR:
+      return row.major;
+    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR:
+      return row.minor;
+    case CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR:
+      return row.shared_per_multiprocessor;
+    case CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN:
+      return row.shared_per_multiprocessor - 1024;
+    default:
+      break;
   }
   const auto* found = std::find_if(std::begin(kCommon), std::end(kCommon),
                                    [which](const auto& one) { return one.attribute == which; });
@@ -192,7 +206,8 @@ CUresult cuDeviceGetPCIBusId(char* bus_id, int capacity, CUdevice ordinal) {
   if (device == nullptr) return CUDA_ERROR_INVALID_DEVICE;
   if (bus_id == nullptr || capacity <= 0) return CUDA_ERROR_INVALID_VALUE;
   const DeviceRow& row = *device->row;
-  std::snprintf(bus_id, static_cast<size_t>(capacity), "%04X:%02X:%02X.0", row.pci_domain, row.pci_bus, row.pci_slot);
+  std::snprintf(bus_id, static_cast<size_t>(capacity), "%04X:%02X:%02X.0", row.pci_domain,
+                row.pci_bus, row.pci_slot);
   return CUDA_SUCCESS;
 }
 
@@ -210,7 +225,8 @@ CUresult cuDeviceComputeCapability(int* major, int* minor, CUdevice ordinal) {
 CUresult cuDeviceCanAccessPeer(int* can, CUdevice ordinal, CUdevice peer) {
   Call call(__func__, Needs::kInit);
   if (call.failed()) return call.code();
-  if (driver().device(ordinal) == nullptr || driver().device(peer) == nullptr) return CUDA_ERROR_INVALID_DEVICE;
+  if (driver().device(ordinal) == nullptr || driver().device(peer) == nullptr)
+    return CUDA_ERROR_INVALID_DEVICE;
   if (can == nullptr) return CUDA_ERROR_INVALID_VALUE;
   *can = ordinal != peer;
   return CUDA_SUCCESS;

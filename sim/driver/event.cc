@@ -13,13 +13,15 @@ CUresult record(Call& call, CUevent handle, CUstream stream_handle, bool per_thr
   auto* event = live<Event>(handle);
   if (event == nullptr || event->context != stream->context) return CUDA_ERROR_INVALID_HANDLE;
   switch (route_of(stream, &code)) {
-    case Route::kFail: return code;
+    case Route::kFail:
+      return code;
     case Route::kCapture:
       event->capture = stream->capture;
       event->capture_id = stream->capture->id;
       event->tips = stream->tips;
       return CUDA_SUCCESS;
-    case Route::kPlain: break;
+    case Route::kPlain:
+      break;
   }
   event->capture = nullptr;
   event->recorded = true;
@@ -47,7 +49,8 @@ CUresult destroy(CUevent handle) {
 CUresult elapsed(float* ms, CUevent from_handle, CUevent to_handle) {
   const auto* from = live<Event>(from_handle);
   const auto* to = live<Event>(to_handle);
-  if (from == nullptr || to == nullptr || !from->recorded || !to->recorded) return CUDA_ERROR_INVALID_HANDLE;
+  if (from == nullptr || to == nullptr || !from->recorded || !to->recorded)
+    return CUDA_ERROR_INVALID_HANDLE;
   if (((from->flags | to->flags) & CU_EVENT_DISABLE_TIMING) != 0) return CUDA_ERROR_INVALID_HANDLE;
   if (ms == nullptr) return CUDA_ERROR_INVALID_VALUE;
   if (!is_done(*from) || !is_done(*to)) return CUDA_ERROR_NOT_READY;
@@ -63,7 +66,8 @@ using namespace softmig::sim;
 CUresult cuEventCreate(CUevent* out, unsigned int flags) {
   Call call(__func__);
   if (call.failed()) return call.code();
-  const bool lone_ipc = (flags & CU_EVENT_INTERPROCESS) != 0 && (flags & CU_EVENT_DISABLE_TIMING) == 0;
+  const bool lone_ipc =
+      (flags & CU_EVENT_INTERPROCESS) != 0 && (flags & CU_EVENT_DISABLE_TIMING) == 0;
   if (out == nullptr || (flags & ~7u) != 0 || lone_ipc) return CUDA_ERROR_INVALID_VALUE;
   auto* event = new Event();
   event->context = call.context();

@@ -13,7 +13,8 @@ constexpr unsigned long long kKnownFlags =
 
 // --- making graphs
 
-CUresult check_dependencies(Graph* graph, const CUgraphNode* list, size_t count, std::vector<Node*>* out) {
+CUresult check_dependencies(Graph* graph, const CUgraphNode* list, size_t count,
+                            std::vector<Node*>* out) {
   if (graph == nullptr || (list == nullptr && count != 0)) return CUDA_ERROR_INVALID_VALUE;
   for (size_t i = 0; i < count; ++i) {
     auto* node = live<Node>(list[i]);
@@ -31,14 +32,17 @@ CUresult finish(Node* node, std::vector<Node*> dependencies, CUgraphNode* out) {
 
 Device* device_of(const CUmemPoolProps& props, CUresult* code) {
   const bool good = props.allocType == CU_MEM_ALLOCATION_TYPE_PINNED &&
-                    props.location.type == CU_MEM_LOCATION_TYPE_DEVICE && props.handleTypes == CU_MEM_HANDLE_TYPE_NONE;
+                    props.location.type == CU_MEM_LOCATION_TYPE_DEVICE &&
+                    props.handleTypes == CU_MEM_HANDLE_TYPE_NONE;
   Device* device = good ? driver().device(props.location.id) : nullptr;
-  *code = device != nullptr ? CUDA_SUCCESS : good ? CUDA_ERROR_INVALID_DEVICE : CUDA_ERROR_INVALID_VALUE;
+  *code = device != nullptr ? CUDA_SUCCESS
+          : good            ? CUDA_ERROR_INVALID_DEVICE
+                            : CUDA_ERROR_INVALID_VALUE;
   return device;
 }
 
-CUresult add_alloc(Graph* graph, const std::vector<Node*>& dependencies, const CUmemPoolProps& props, uint64_t bytes,
-                   CUdeviceptr* address, Node** out) {
+CUresult add_alloc(Graph* graph, const std::vector<Node*>& dependencies,
+                   const CUmemPoolProps& props, uint64_t bytes, CUdeviceptr* address, Node** out) {
   CUresult code = CUDA_SUCCESS;
   Device* device = device_of(props, &code);
   if (device == nullptr) return code;
@@ -48,7 +52,8 @@ CUresult add_alloc(Graph* graph, const std::vector<Node*>& dependencies, const C
   return CUDA_SUCCESS;
 }
 
-CUresult add_kernel(Call& call, Graph* graph, CUfunction handle, void** params, void** extra, Node** out) {
+CUresult add_kernel(Call& call, Graph* graph, CUfunction handle, void** params, void** extra,
+                    Node** out) {
   CUresult code = CUDA_SUCCESS;
   Context* context = call.context();
   if (context == nullptr) return CUDA_ERROR_INVALID_CONTEXT;
@@ -69,11 +74,13 @@ CUresult add_child(Graph* graph, CUgraph handle, Node** out) {
   return CUDA_SUCCESS;
 }
 
-CUresult add_any(Call& call, Graph* graph, const std::vector<Node*>& dependencies, CUgraphNodeParams* params, Node** out) {
+CUresult add_any(Call& call, Graph* graph, const std::vector<Node*>& dependencies,
+                 CUgraphNodeParams* params, Node** out) {
   switch (params->type) {
     case CU_GRAPH_NODE_TYPE_KERNEL: {
       const auto& kernel = params->kernel;
-      const auto handle = kernel.func != nullptr ? kernel.func : reinterpret_cast<CUfunction>(kernel.kern);
+      const auto handle =
+          kernel.func != nullptr ? kernel.func : reinterpret_cast<CUfunction>(kernel.kern);
       return add_kernel(call, graph, handle, kernel.kernelParams, kernel.extra, out);
     }
     case CU_GRAPH_NODE_TYPE_MEMSET:
@@ -86,19 +93,24 @@ CUresult add_any(Call& call, Graph* graph, const std::vector<Node*>& dependencie
       (*out)->host_fn = params->host.fn;
       (*out)->host_data = params->host.userData;
       return CUDA_SUCCESS;
-    case CU_GRAPH_NODE_TYPE_GRAPH: return add_child(graph, params->graph.graph, out);
-    case CU_GRAPH_NODE_TYPE_EMPTY: *out = add_node(graph, CU_GRAPH_NODE_TYPE_EMPTY); return CUDA_SUCCESS;
+    case CU_GRAPH_NODE_TYPE_GRAPH:
+      return add_child(graph, params->graph.graph, out);
+    case CU_GRAPH_NODE_TYPE_EMPTY:
+      *out = add_node(graph, CU_GRAPH_NODE_TYPE_EMPTY);
+      return CUDA_SUCCESS;
     case CU_GRAPH_NODE_TYPE_MEM_ALLOC:
-      return add_alloc(graph, dependencies, params->alloc.poolProps, params->alloc.bytesize, &params->alloc.dptr, out);
+      return add_alloc(graph, dependencies, params->alloc.poolProps, params->alloc.bytesize,
+                       &params->alloc.dptr, out);
     case CU_GRAPH_NODE_TYPE_MEM_FREE:
       *out = add_free_node(graph, params->free.dptr);
       return *out != nullptr ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
-    default: return CUDA_ERROR_NOT_SUPPORTED;
+    default:
+      return CUDA_ERROR_NOT_SUPPORTED;
   }
 }
 
-CUresult add_with_params(Call& call, CUgraphNode* out, CUgraph handle, const CUgraphNode* list, size_t count,
-                         CUgraphNodeParams* params) {
+CUresult add_with_params(Call& call, CUgraphNode* out, CUgraph handle, const CUgraphNode* list,
+                         size_t count, CUgraphNodeParams* params) {
   auto* graph = live<Graph>(handle);
   std::vector<Node*> dependencies;
   if (const CUresult code = check_dependencies(graph, list, count, &dependencies)) return code;
@@ -108,8 +120,8 @@ CUresult add_with_params(Call& call, CUgraphNode* out, CUgraph handle, const CUg
   return finish(node, std::move(dependencies), out);
 }
 
-CUresult add_kernel_node(Call& call, CUgraphNode* out, CUgraph handle, const CUgraphNode* list, size_t count,
-                         CUfunction function, void** params, void** extra) {
+CUresult add_kernel_node(Call& call, CUgraphNode* out, CUgraph handle, const CUgraphNode* list,
+                         size_t count, CUfunction function, void** params, void** extra) {
   auto* graph = live<Graph>(handle);
   std::vector<Node*> dependencies;
   if (const CUresult code = check_dependencies(graph, list, count, &dependencies)) return code;
@@ -148,8 +160,11 @@ uint64_t add_steps(const Graph& graph, uint64_t offset, std::vector<Exec::Step>*
     uint64_t begin = offset;
     for (const Node* before : node->dependencies) begin = std::max(begin, ends[before]);
     uint64_t done = begin + node->duration;
-    if (node->child != nullptr) done = add_steps(*node->child, begin, steps);
-    else steps->push_back({node->type, begin, node->host_fn, node->host_data, node->copy, node->set, node->address, node->bytes});
+    if (node->child != nullptr)
+      done = add_steps(*node->child, begin, steps);
+    else
+      steps->push_back({node->type, begin, node->host_fn, node->host_data, node->copy, node->set,
+                        node->address, node->bytes});
     ends[node] = done;
     end = std::max(end, done);
   }
@@ -165,7 +180,8 @@ void prepare(Exec* exec, const Graph& graph) {
 
 CUresult instantiate(Call& call, CUgraphExec* out, CUgraph handle, unsigned long long flags) {
   auto* graph = live<Graph>(handle);
-  if (graph == nullptr || out == nullptr || (flags & ~kKnownFlags) != 0) return CUDA_ERROR_INVALID_VALUE;
+  if (graph == nullptr || out == nullptr || (flags & ~kKnownFlags) != 0)
+    return CUDA_ERROR_INVALID_VALUE;
   if (graph->has_memory_nodes() && graph->instance != nullptr) return CUDA_ERROR_NOT_SUPPORTED;
   if (call.forbidden_in_capture()) return call.code();
   auto* exec = new Exec();
@@ -199,16 +215,23 @@ bool free_live(Exec* exec) {
 
 void run(const Exec::Step& step, Stream* stream, uint64_t start_ns) {
   switch (step.type) {
-    case CU_GRAPH_NODE_TYPE_MEMCPY: copy_bytes(step.copy.to, step.copy.from, step.copy.bytes); break;
-    case CU_GRAPH_NODE_TYPE_MEMSET: fill_bytes(step.set.to, step.set.value, step.set.width, step.set.count); break;
+    case CU_GRAPH_NODE_TYPE_MEMCPY:
+      copy_bytes(step.copy.to, step.copy.from, step.copy.bytes);
+      break;
+    case CU_GRAPH_NODE_TYPE_MEMSET:
+      fill_bytes(step.set.to, step.set.value, step.set.width, step.set.count);
+      break;
     case CU_GRAPH_NODE_TYPE_HOST:
       stream->host_task = add_host_task(step.host_fn, step.host_data, start_ns + step.at_ns);
       break;
-    case CU_GRAPH_NODE_TYPE_MEM_ALLOC: mark_allocated(step.address, step.bytes); break;
+    case CU_GRAPH_NODE_TYPE_MEM_ALLOC:
+      mark_allocated(step.address, step.bytes);
+      break;
     case CU_GRAPH_NODE_TYPE_MEM_FREE:
       if (Range* range = find_range(step.address)) free_graph_address(range, step.address);
       break;
-    default: break;
+    default:
+      break;
   }
 }
 
@@ -219,7 +242,8 @@ CUresult launch(Call& call, CUgraphExec handle, CUstream stream_handle, bool per
   auto* exec = live<Exec>(handle);
   if (exec == nullptr) return CUDA_ERROR_INVALID_VALUE;
   switch (route_of(stream, &code)) {
-    case Route::kFail: return code;
+    case Route::kFail:
+      return code;
     case Route::kCapture: {
       if (!exec->memory.empty()) return CUDA_ERROR_NOT_SUPPORTED;
       Node* node = add_node(stream->capture->graph, CU_GRAPH_NODE_TYPE_GRAPH);
@@ -227,7 +251,8 @@ CUresult launch(Call& call, CUgraphExec handle, CUstream stream_handle, bool per
       append_captured(stream, node);
       return CUDA_SUCCESS;
     }
-    case Route::kPlain: break;
+    case Route::kPlain:
+      break;
   }
   if (!free_live(exec)) return CUDA_ERROR_INVALID_VALUE;
   // One executable does not overtake itself.
@@ -249,12 +274,13 @@ CUresult upload(Call& call, CUgraphExec handle, CUstream stream_handle, bool per
   return map_all(exec, 0);
 }
 
-CUresult instantiate_with_params(Call& call, CUgraphExec* out, CUgraph graph, CUDA_GRAPH_INSTANTIATE_PARAMS* params,
-                                 bool per_thread) {
+CUresult instantiate_with_params(Call& call, CUgraphExec* out, CUgraph graph,
+                                 CUDA_GRAPH_INSTANTIATE_PARAMS* params, bool per_thread) {
   if (params == nullptr) return CUDA_ERROR_INVALID_VALUE;
   CUresult code = instantiate(call, out, graph, params->flags);
   params->hErrNode_out = nullptr;
-  params->result_out = code == CUDA_SUCCESS ? CUDA_GRAPH_INSTANTIATE_SUCCESS : CUDA_GRAPH_INSTANTIATE_ERROR;
+  params->result_out =
+      code == CUDA_SUCCESS ? CUDA_GRAPH_INSTANTIATE_SUCCESS : CUDA_GRAPH_INSTANTIATE_ERROR;
   if (code == CUDA_SUCCESS && (params->flags & CUDA_GRAPH_INSTANTIATE_FLAG_UPLOAD) != 0) {
     code = upload(call, *out, params->hUploadStream, per_thread);
   }
@@ -349,19 +375,22 @@ CUresult cuGraphDestroy(CUgraph handle) {
   return CUDA_SUCCESS;
 }
 
-CUresult cuGraphAddNode(CUgraphNode* out, CUgraph graph, const CUgraphNode* dependencies, std::size_t count,
-                        CUgraphNodeParams* params) {
+CUresult cuGraphAddNode(CUgraphNode* out, CUgraph graph, const CUgraphNode* dependencies,
+                        std::size_t count, CUgraphNodeParams* params) {
   Call call(__func__, Needs::kInit);
-  return call.failed() ? call.code() : add_with_params(call, out, graph, dependencies, count, params);
+  return call.failed() ? call.code()
+                       : add_with_params(call, out, graph, dependencies, count, params);
 }
 
-CUresult cuGraphAddNode_v2(CUgraphNode* out, CUgraph graph, const CUgraphNode* dependencies, const CUgraphEdgeData*,
-                           std::size_t count, CUgraphNodeParams* params) {
+CUresult cuGraphAddNode_v2(CUgraphNode* out, CUgraph graph, const CUgraphNode* dependencies,
+                           const CUgraphEdgeData*, std::size_t count, CUgraphNodeParams* params) {
   Call call(__func__, Needs::kInit);
-  return call.failed() ? call.code() : add_with_params(call, out, graph, dependencies, count, params);
+  return call.failed() ? call.code()
+                       : add_with_params(call, out, graph, dependencies, count, params);
 }
 
-CUresult cuGraphAddEmptyNode(CUgraphNode* out, CUgraph handle, const CUgraphNode* list, std::size_t count) {
+CUresult cuGraphAddEmptyNode(CUgraphNode* out, CUgraph handle, const CUgraphNode* list,
+                             std::size_t count) {
   Call call(__func__, Needs::kInit);
   if (call.failed()) return call.code();
   auto* graph = live<Graph>(handle);
@@ -370,25 +399,28 @@ CUresult cuGraphAddEmptyNode(CUgraphNode* out, CUgraph handle, const CUgraphNode
   return finish(add_node(graph, CU_GRAPH_NODE_TYPE_EMPTY), std::move(dependencies), out);
 }
 
-CUresult cuGraphAddKernelNode(CUgraphNode* out, CUgraph graph, const CUgraphNode* list, std::size_t count,
-                              const CUDA_KERNEL_NODE_PARAMS_v1* params) {
+CUresult cuGraphAddKernelNode(CUgraphNode* out, CUgraph graph, const CUgraphNode* list,
+                              std::size_t count, const CUDA_KERNEL_NODE_PARAMS_v1* params) {
   Call call(__func__);
   if (call.failed()) return call.code();
   if (params == nullptr) return CUDA_ERROR_INVALID_VALUE;
-  return add_kernel_node(call, out, graph, list, count, params->func, params->kernelParams, params->extra);
+  return add_kernel_node(call, out, graph, list, count, params->func, params->kernelParams,
+                         params->extra);
 }
 
-CUresult cuGraphAddKernelNode_v2(CUgraphNode* out, CUgraph graph, const CUgraphNode* list, std::size_t count,
-                                 const CUDA_KERNEL_NODE_PARAMS* params) {
+CUresult cuGraphAddKernelNode_v2(CUgraphNode* out, CUgraph graph, const CUgraphNode* list,
+                                 std::size_t count, const CUDA_KERNEL_NODE_PARAMS* params) {
   Call call(__func__);
   if (call.failed()) return call.code();
   if (params == nullptr) return CUDA_ERROR_INVALID_VALUE;
-  const auto function = params->func != nullptr ? params->func : reinterpret_cast<CUfunction>(params->kern);
-  return add_kernel_node(call, out, graph, list, count, function, params->kernelParams, params->extra);
+  const auto function =
+      params->func != nullptr ? params->func : reinterpret_cast<CUfunction>(params->kern);
+  return add_kernel_node(call, out, graph, list, count, function, params->kernelParams,
+                         params->extra);
 }
 
-CUresult cuGraphAddChildGraphNode(CUgraphNode* out, CUgraph handle, const CUgraphNode* list, std::size_t count,
-                                  CUgraph child) {
+CUresult cuGraphAddChildGraphNode(CUgraphNode* out, CUgraph handle, const CUgraphNode* list,
+                                  std::size_t count, CUgraph child) {
   Call call(__func__, Needs::kInit);
   if (call.failed()) return call.code();
   auto* graph = live<Graph>(handle);
@@ -399,8 +431,8 @@ CUresult cuGraphAddChildGraphNode(CUgraphNode* out, CUgraph handle, const CUgrap
   return finish(node, std::move(dependencies), out);
 }
 
-CUresult cuGraphAddMemAllocNode(CUgraphNode* out, CUgraph handle, const CUgraphNode* list, std::size_t count,
-                                CUDA_MEM_ALLOC_NODE_PARAMS* params) {
+CUresult cuGraphAddMemAllocNode(CUgraphNode* out, CUgraph handle, const CUgraphNode* list,
+                                std::size_t count, CUDA_MEM_ALLOC_NODE_PARAMS* params) {
   Call call(__func__, Needs::kInit);
   if (call.failed()) return call.code();
   auto* graph = live<Graph>(handle);
@@ -408,12 +440,13 @@ CUresult cuGraphAddMemAllocNode(CUgraphNode* out, CUgraph handle, const CUgraphN
   if (const CUresult code = check_dependencies(graph, list, count, &dependencies)) return code;
   if (params == nullptr) return CUDA_ERROR_INVALID_VALUE;
   Node* node = nullptr;
-  const CUresult code = add_alloc(graph, dependencies, params->poolProps, params->bytesize, &params->dptr, &node);
+  const CUresult code =
+      add_alloc(graph, dependencies, params->poolProps, params->bytesize, &params->dptr, &node);
   return code != CUDA_SUCCESS ? code : finish(node, std::move(dependencies), out);
 }
 
-CUresult cuGraphAddMemFreeNode(CUgraphNode* out, CUgraph handle, const CUgraphNode* list, std::size_t count,
-                               CUdeviceptr address) {
+CUresult cuGraphAddMemFreeNode(CUgraphNode* out, CUgraph handle, const CUgraphNode* list,
+                               std::size_t count, CUdeviceptr address) {
   Call call(__func__, Needs::kInit);
   if (call.failed()) return call.code();
   auto* graph = live<Graph>(handle);
@@ -427,10 +460,11 @@ CUresult cuGraphMemAllocNodeGetParams(CUgraphNode handle, CUDA_MEM_ALLOC_NODE_PA
   Call call(__func__, Needs::kInit);
   if (call.failed()) return call.code();
   const auto* node = live<Node>(handle);
-  if (node == nullptr || node->type != CU_GRAPH_NODE_TYPE_MEM_ALLOC || params == nullptr) return CUDA_ERROR_INVALID_VALUE;
-  const auto device = std::find_if(driver().devices.begin(), driver().devices.end(), [node](const auto& one) {
-    return one->index == node->chunk->range->device;
-  });
+  if (node == nullptr || node->type != CU_GRAPH_NODE_TYPE_MEM_ALLOC || params == nullptr)
+    return CUDA_ERROR_INVALID_VALUE;
+  const auto device =
+      std::find_if(driver().devices.begin(), driver().devices.end(),
+                   [node](const auto& one) { return one->index == node->chunk->range->device; });
   *params = CUDA_MEM_ALLOC_NODE_PARAMS{};
   params->poolProps.allocType = CU_MEM_ALLOCATION_TYPE_PINNED;
   params->poolProps.location = {CU_MEM_LOCATION_TYPE_DEVICE, (*device)->ordinal};
@@ -443,7 +477,8 @@ CUresult cuGraphMemFreeNodeGetParams(CUgraphNode handle, CUdeviceptr* address) {
   Call call(__func__, Needs::kInit);
   if (call.failed()) return call.code();
   const auto* node = live<Node>(handle);
-  if (node == nullptr || node->type != CU_GRAPH_NODE_TYPE_MEM_FREE || address == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  if (node == nullptr || node->type != CU_GRAPH_NODE_TYPE_MEM_FREE || address == nullptr)
+    return CUDA_ERROR_INVALID_VALUE;
   *address = node->address;
   return CUDA_SUCCESS;
 }
@@ -464,7 +499,8 @@ CUresult cuGraphGetNodes(CUgraph handle, CUgraphNode* nodes, std::size_t* count)
   if (graph == nullptr || count == nullptr) return CUDA_ERROR_INVALID_VALUE;
   if (nodes != nullptr) {
     for (size_t i = 0; i < *count; ++i) {
-      nodes[i] = i < graph->nodes.size() ? reinterpret_cast<CUgraphNode>(graph->nodes[i].get()) : nullptr;
+      nodes[i] =
+          i < graph->nodes.size() ? reinterpret_cast<CUgraphNode>(graph->nodes[i].get()) : nullptr;
     }
   }
   *count = graph->nodes.size();
@@ -480,7 +516,8 @@ CUresult cuGraphChildGraphNodeGetGraph(CUgraphNode handle, CUgraph* out) {
   return CUDA_SUCCESS;
 }
 
-CUresult cuGraphInstantiate(CUgraphExec* out, CUgraph graph, CUgraphNode* error_node, char* log, std::size_t log_bytes) {
+CUresult cuGraphInstantiate(CUgraphExec* out, CUgraph graph, CUgraphNode* error_node, char* log,
+                            std::size_t log_bytes) {
   Call call(__func__);
   if (call.failed()) return call.code();
   if (error_node != nullptr) *error_node = nullptr;
@@ -488,7 +525,8 @@ CUresult cuGraphInstantiate(CUgraphExec* out, CUgraph graph, CUgraphNode* error_
   return instantiate(call, out, graph, 0);
 }
 
-CUresult cuGraphInstantiate_v2(CUgraphExec* out, CUgraph graph, CUgraphNode* error_node, char* log, std::size_t log_bytes) {
+CUresult cuGraphInstantiate_v2(CUgraphExec* out, CUgraph graph, CUgraphNode* error_node, char* log,
+                               std::size_t log_bytes) {
   Call call(__func__);
   if (call.failed()) return call.code();
   if (error_node != nullptr) *error_node = nullptr;
@@ -501,12 +539,14 @@ CUresult cuGraphInstantiateWithFlags(CUgraphExec* out, CUgraph graph, unsigned l
   return call.failed() ? call.code() : instantiate(call, out, graph, flags);
 }
 
-CUresult cuGraphInstantiateWithParams(CUgraphExec* out, CUgraph graph, CUDA_GRAPH_INSTANTIATE_PARAMS* params) {
+CUresult cuGraphInstantiateWithParams(CUgraphExec* out, CUgraph graph,
+                                      CUDA_GRAPH_INSTANTIATE_PARAMS* params) {
   Call call(__func__);
   return call.failed() ? call.code() : instantiate_with_params(call, out, graph, params, false);
 }
 
-CUresult cuGraphInstantiateWithParams_ptsz(CUgraphExec* out, CUgraph graph, CUDA_GRAPH_INSTANTIATE_PARAMS* params) {
+CUresult cuGraphInstantiateWithParams_ptsz(CUgraphExec* out, CUgraph graph,
+                                           CUDA_GRAPH_INSTANTIATE_PARAMS* params) {
   Call call(__func__);
   return call.failed() ? call.code() : instantiate_with_params(call, out, graph, params, true);
 }
@@ -531,13 +571,15 @@ CUresult cuGraphLaunch_ptsz(CUgraphExec exec, CUstream stream) {
   return call.failed() ? call.code() : launch(call, exec, stream, true);
 }
 
-CUresult cuGraphExecUpdate(CUgraphExec exec, CUgraph graph, CUgraphNode* error_node, CUgraphExecUpdateResult* result) {
+CUresult cuGraphExecUpdate(CUgraphExec exec, CUgraph graph, CUgraphNode* error_node,
+                           CUgraphExecUpdateResult* result) {
   Call call(__func__);
   if (call.failed()) return call.code();
   if (result == nullptr) return CUDA_ERROR_INVALID_VALUE;
   if (error_node != nullptr) *error_node = nullptr;
   *result = update(live<Exec>(exec), live<Graph>(graph));
-  return *result == CU_GRAPH_EXEC_UPDATE_SUCCESS ? CUDA_SUCCESS : CUDA_ERROR_GRAPH_EXEC_UPDATE_FAILURE;
+  return *result == CU_GRAPH_EXEC_UPDATE_SUCCESS ? CUDA_SUCCESS
+                                                 : CUDA_ERROR_GRAPH_EXEC_UPDATE_FAILURE;
 }
 
 CUresult cuGraphExecUpdate_v2(CUgraphExec exec, CUgraph graph, CUgraphExecUpdateResultInfo* info) {
@@ -545,7 +587,8 @@ CUresult cuGraphExecUpdate_v2(CUgraphExec exec, CUgraph graph, CUgraphExecUpdate
   if (call.failed()) return call.code();
   if (info == nullptr) return CUDA_ERROR_INVALID_VALUE;
   *info = {update(live<Exec>(exec), live<Graph>(graph)), nullptr, nullptr};
-  return info->result == CU_GRAPH_EXEC_UPDATE_SUCCESS ? CUDA_SUCCESS : CUDA_ERROR_GRAPH_EXEC_UPDATE_FAILURE;
+  return info->result == CU_GRAPH_EXEC_UPDATE_SUCCESS ? CUDA_SUCCESS
+                                                      : CUDA_ERROR_GRAPH_EXEC_UPDATE_FAILURE;
 }
 
 CUresult cuGraphExecDestroy(CUgraphExec handle) {
@@ -570,23 +613,28 @@ CUresult cuDeviceGraphMemTrim(CUdevice ordinal) {
   return CUDA_SUCCESS;
 }
 
-CUresult cuDeviceGetGraphMemAttribute(CUdevice ordinal, CUgraphMem_attribute attribute, void* value) {
+CUresult cuDeviceGetGraphMemAttribute(CUdevice ordinal, CUgraphMem_attribute attribute,
+                                      void* value) {
   Call call(__func__, Needs::kInit);
   if (call.failed()) return call.code();
   Device* device = driver().device(ordinal);
   if (device == nullptr) return CUDA_ERROR_INVALID_DEVICE;
-  if (value == nullptr || attribute > CU_GRAPH_MEM_ATTR_RESERVED_MEM_HIGH) return CUDA_ERROR_INVALID_VALUE;
+  if (value == nullptr || attribute > CU_GRAPH_MEM_ATTR_RESERVED_MEM_HIGH)
+    return CUDA_ERROR_INVALID_VALUE;
   *static_cast<cuuint64_t*>(value) = graph_attribute(device, attribute);
   return CUDA_SUCCESS;
 }
 
-CUresult cuDeviceSetGraphMemAttribute(CUdevice ordinal, CUgraphMem_attribute attribute, void* value) {
+CUresult cuDeviceSetGraphMemAttribute(CUdevice ordinal, CUgraphMem_attribute attribute,
+                                      void* value) {
   Call call(__func__, Needs::kInit);
   if (call.failed()) return call.code();
   Device* device = driver().device(ordinal);
   if (device == nullptr) return CUDA_ERROR_INVALID_DEVICE;
-  const bool high = attribute == CU_GRAPH_MEM_ATTR_USED_MEM_HIGH || attribute == CU_GRAPH_MEM_ATTR_RESERVED_MEM_HIGH;
-  if (value == nullptr || !high || *static_cast<cuuint64_t*>(value) != 0) return CUDA_ERROR_INVALID_VALUE;
+  const bool high = attribute == CU_GRAPH_MEM_ATTR_USED_MEM_HIGH ||
+                    attribute == CU_GRAPH_MEM_ATTR_RESERVED_MEM_HIGH;
+  if (value == nullptr || !high || *static_cast<cuuint64_t*>(value) != 0)
+    return CUDA_ERROR_INVALID_VALUE;
   reset_graph_high(device);
   return CUDA_SUCCESS;
 }

@@ -24,12 +24,12 @@ struct Graph;
 struct GraphChunk {
   Range* range = nullptr;
   struct Slot {
-    uint64_t begin = 0, end = 0;            // offsets
-    std::vector<Node*> allocations;         // that used the place, one after the other
+    uint64_t begin = 0, end = 0;     // offsets
+    std::vector<Node*> allocations;  // that used the place, one after the other
   };
   std::vector<Slot> slots;
   uint64_t filled = 0;
-  std::map<uint64_t, uint64_t> live;        // offset -> bytes: allocated and not freed
+  std::map<uint64_t, uint64_t> live;  // offset -> bytes: allocated and not freed
 };
 
 // All chunks of a graph; lives as long as the graph, one of its executables, or an allocation.
@@ -104,7 +104,8 @@ struct Exec {
 
 Node* add_node(Graph* graph, CUgraphNodeType type);
 // An allocation that follows `dependencies`; its address is set.
-Node* add_alloc_node(Graph* graph, Device* device, uint64_t bytes, const std::vector<Node*>& dependencies);
+Node* add_alloc_node(Graph* graph, Device* device, uint64_t bytes,
+                     const std::vector<Node*>& dependencies);
 // Null if the address is not one that this graph allocates and does not free yet; addresses of
 // other graphs' allocations are fine.
 Node* add_free_node(Graph* graph, uint64_t address);

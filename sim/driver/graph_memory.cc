@@ -61,11 +61,13 @@ bool follows(const std::vector<Node*>& dependencies, const Node* node) {
 }
 
 // A place that an allocation had which is freed before any of `dependencies` is done.
-uint64_t used_place(GraphMemory* memory, uint64_t bytes, const std::vector<Node*>& dependencies, Node* node) {
+uint64_t used_place(GraphMemory* memory, uint64_t bytes, const std::vector<Node*>& dependencies,
+                    Node* node) {
   for (auto& chunk : memory->chunks) {
     for (GraphChunk::Slot& slot : chunk->slots) {
       const Node* freed_by = slot.allocations.back()->freed_by;
-      if (slot.end - slot.begin < bytes || freed_by == nullptr || !follows(dependencies, freed_by)) continue;
+      if (slot.end - slot.begin < bytes || freed_by == nullptr || !follows(dependencies, freed_by))
+        continue;
       slot.allocations.push_back(node);
       node->chunk = chunk.get();
       return chunk->range->base + slot.begin;
@@ -100,10 +102,12 @@ uint64_t GraphMemory::bytes() const {
 }
 
 bool GraphMemory::has_live() const {
-  return std::any_of(chunks.begin(), chunks.end(), [](const auto& chunk) { return !chunk->live.empty(); });
+  return std::any_of(chunks.begin(), chunks.end(),
+                     [](const auto& chunk) { return !chunk->live.empty(); });
 }
 
-Node* add_alloc_node(Graph* graph, Device* device, uint64_t bytes, const std::vector<Node*>& dependencies) {
+Node* add_alloc_node(Graph* graph, Device* device, uint64_t bytes,
+                     const std::vector<Node*>& dependencies) {
   std::shared_ptr<GraphMemory>& memory = graph->memory[device];
   if (memory == nullptr) {
     memory = std::make_shared<GraphMemory>();
@@ -171,7 +175,8 @@ void forget_graph_memory(Device* device) {
 
 uint64_t graph_attribute(Device* device, CUgraphMem_attribute attribute) {
   const GraphPool& pool = pool_of(device);
-  const bool high = attribute == CU_GRAPH_MEM_ATTR_USED_MEM_HIGH || attribute == CU_GRAPH_MEM_ATTR_RESERVED_MEM_HIGH;
+  const bool high = attribute == CU_GRAPH_MEM_ATTR_USED_MEM_HIGH ||
+                    attribute == CU_GRAPH_MEM_ATTR_RESERVED_MEM_HIGH;
   return high ? pool.high : reserved(pool);
 }
 

@@ -37,11 +37,13 @@ CUresult cuDeviceGetDevResource(CUdevice ordinal, CUdevResource* resource, CUdev
   return CUDA_SUCCESS;
 }
 
-CUresult cuDevSmResourceSplitByCount(CUdevResource* result, unsigned int* groups, const CUdevResource* input,
-                                     CUdevResource* rest, unsigned int, unsigned int min_count) {
+CUresult cuDevSmResourceSplitByCount(CUdevResource* result, unsigned int* groups,
+                                     const CUdevResource* input, CUdevResource* rest, unsigned int,
+                                     unsigned int min_count) {
   Call call(__func__, Needs::kInit);
   if (call.failed()) return call.code();
-  if (groups == nullptr || input == nullptr || input->type != CU_DEV_RESOURCE_TYPE_SM) return CUDA_ERROR_INVALID_VALUE;
+  if (groups == nullptr || input == nullptr || input->type != CU_DEV_RESOURCE_TYPE_SM)
+    return CUDA_ERROR_INVALID_VALUE;
   const auto each = static_cast<unsigned int>(round_up(std::max(1u, min_count), kAlignment));
   const unsigned int possible = input->sm.smCount / each;
   if (result == nullptr) {
@@ -55,7 +57,8 @@ CUresult cuDevSmResourceSplitByCount(CUdevResource* result, unsigned int* groups
   return CUDA_SUCCESS;
 }
 
-CUresult cuDevResourceGenerateDesc(CUdevResourceDesc* desc, CUdevResource* resources, unsigned int count) {
+CUresult cuDevResourceGenerateDesc(CUdevResourceDesc* desc, CUdevResource* resources,
+                                   unsigned int count) {
   Call call(__func__, Needs::kInit);
   if (call.failed()) return call.code();
   if (desc == nullptr || resources == nullptr || count == 0) return CUDA_ERROR_INVALID_VALUE;
@@ -64,7 +67,8 @@ CUresult cuDevResourceGenerateDesc(CUdevResourceDesc* desc, CUdevResource* resou
   return CUDA_SUCCESS;
 }
 
-CUresult cuGreenCtxCreate(CUgreenCtx* out, CUdevResourceDesc desc, CUdevice ordinal, unsigned int flags) {
+CUresult cuGreenCtxCreate(CUgreenCtx* out, CUdevResourceDesc desc, CUdevice ordinal,
+                          unsigned int flags) {
   Call call(__func__, Needs::kInit);
   if (call.failed()) return call.code();
   Device* device = driver().device(ordinal);
@@ -75,7 +79,8 @@ CUresult cuGreenCtxCreate(CUgreenCtx* out, CUdevResourceDesc desc, CUdevice ordi
   auto* green = new Green();
   green->context = device->primary;
   green->id = driver().next_id++;
-  for (const CUdevResource& one : reinterpret_cast<Description*>(desc)->resources) green->multiprocessors += one.sm.smCount;
+  for (const CUdevResource& one : reinterpret_cast<Description*>(desc)->resources)
+    green->multiprocessors += one.sm.smCount;
   *out = reinterpret_cast<CUgreenCtx>(green);
   return CUDA_SUCCESS;
 }
@@ -89,7 +94,8 @@ CUresult cuGreenCtxDestroy(CUgreenCtx handle) {
   return release_primary(call, green->context->device);
 }
 
-CUresult cuGreenCtxStreamCreate(CUstream* out, CUgreenCtx handle, unsigned int flags, int priority) {
+CUresult cuGreenCtxStreamCreate(CUstream* out, CUgreenCtx handle, unsigned int flags,
+                                int priority) {
   Call call(__func__, Needs::kInit);
   if (call.failed()) return call.code();
   auto* green = live<Green>(handle);

@@ -13,9 +13,11 @@ CUresult allocate(Call& call, void** out, uint64_t bytes, unsigned int flags) {
   if (call.forbidden_in_capture()) return call.code();
   const uint64_t rounded = round_up(bytes, 4096);
   void* at = rounded < bytes ? MAP_FAILED
-                             : mmap(nullptr, rounded, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+                             : mmap(nullptr, rounded, PROT_READ | PROT_WRITE,
+                                    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (at == MAP_FAILED) return CUDA_ERROR_OUT_OF_MEMORY;
-  Range* range = add_range(RangeKind::kHost, reinterpret_cast<uint64_t>(at), rounded, call.device(), call.context());
+  Range* range = add_range(RangeKind::kHost, reinterpret_cast<uint64_t>(at), rounded, call.device(),
+                           call.context());
   range->asked = bytes;
   range->flags = flags;
   *out = at;
@@ -24,7 +26,8 @@ CUresult allocate(Call& call, void** out, uint64_t bytes, unsigned int flags) {
 
 Range* host_range(const void* address) {
   Range* range = find_range(reinterpret_cast<uint64_t>(address));
-  const bool host = range != nullptr && (range->kind == RangeKind::kHost || range->kind == RangeKind::kRegistered);
+  const bool host = range != nullptr &&
+                    (range->kind == RangeKind::kHost || range->kind == RangeKind::kRegistered);
   return host ? range : nullptr;
 }
 
@@ -66,7 +69,8 @@ CUresult cuMemFreeHost(void* address) {
   if (call.failed()) return call.code();
   if (call.forbidden_in_capture()) return call.code();
   Range* range = host_range(address);
-  if (range == nullptr || range->kind != RangeKind::kHost || range->base != reinterpret_cast<uint64_t>(address)) {
+  if (range == nullptr || range->kind != RangeKind::kHost ||
+      range->base != reinterpret_cast<uint64_t>(address)) {
     return CUDA_ERROR_INVALID_VALUE;
   }
   free_range(range);
@@ -76,7 +80,8 @@ CUresult cuMemFreeHost(void* address) {
 CUresult cuMemHostGetDevicePointer_v2(CUdeviceptr* out, void* address, unsigned int flags) {
   Call call(__func__);
   if (call.failed()) return call.code();
-  if (out == nullptr || flags != 0 || host_range(address) == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  if (out == nullptr || flags != 0 || host_range(address) == nullptr)
+    return CUDA_ERROR_INVALID_VALUE;
   *out = reinterpret_cast<uint64_t>(address);
   return CUDA_SUCCESS;
 }
@@ -85,7 +90,8 @@ CUresult cuMemHostGetDevicePointer(CUdeviceptr_v1* out, void* address, unsigned 
   Call call(__func__);
   if (call.failed()) return call.code();
   const auto value = reinterpret_cast<uint64_t>(address);
-  if (out == nullptr || flags != 0 || host_range(address) == nullptr || value >> 32 != 0) return CUDA_ERROR_INVALID_VALUE;
+  if (out == nullptr || flags != 0 || host_range(address) == nullptr || value >> 32 != 0)
+    return CUDA_ERROR_INVALID_VALUE;
   *out = static_cast<CUdeviceptr_v1>(value);
   return CUDA_SUCCESS;
 }
@@ -113,7 +119,8 @@ CUresult cuMemHostUnregister(void* address) {
   Call call(__func__);
   if (call.failed()) return call.code();
   Range* range = host_range(address);
-  if (range == nullptr || range->kind != RangeKind::kRegistered) return CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED;
+  if (range == nullptr || range->kind != RangeKind::kRegistered)
+    return CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED;
   if (range->base != reinterpret_cast<uint64_t>(address)) return CUDA_ERROR_INVALID_VALUE;
   free_range(range);
   return CUDA_SUCCESS;

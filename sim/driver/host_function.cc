@@ -94,7 +94,8 @@ CUresult launch(Call& call, CUstream handle, CUhostFn fn, void* data, bool per_t
   if (stream == nullptr) return code;
   if (fn == nullptr) return CUDA_ERROR_INVALID_VALUE;
   switch (route_of(stream, &code)) {
-    case Route::kFail: return code;
+    case Route::kFail:
+      return code;
     case Route::kCapture: {
       Node* node = add_node(stream->capture->graph, CU_GRAPH_NODE_TYPE_HOST);
       node->host_fn = fn;
@@ -102,7 +103,8 @@ CUresult launch(Call& call, CUstream handle, CUhostFn fn, void* data, bool per_t
       append_captured(stream, node);
       return CUDA_SUCCESS;
     }
-    case Route::kPlain: break;
+    case Route::kPlain:
+      break;
   }
   stream->host_task = add_host_task(fn, data, enqueue(stream, 0));
   return CUDA_SUCCESS;

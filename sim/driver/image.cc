@@ -3,8 +3,8 @@
 #include <elf.h>
 
 #include <algorithm>
-#include <charconv>
 #include <cctype>
+#include <charconv>
 #include <cstring>
 #include <string_view>
 
@@ -17,7 +17,8 @@ namespace {
 std::vector<std::string_view> tokens_of(std::string_view text) {
   std::vector<std::string_view> tokens;
   const auto is_word = [](char c) {
-    return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_' || c == '$' || c == '%' || c == '.';
+    return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_' || c == '$' || c == '%' ||
+           c == '.';
   };
   for (size_t i = 0; i < text.size();) {
     if (text.substr(i, 2) == "//") {
@@ -34,7 +35,8 @@ std::vector<std::string_view> tokens_of(std::string_view text) {
       tokens.push_back(text.substr(i, end - i));
       i = end;
     } else {
-      if (std::isspace(static_cast<unsigned char>(text[i])) == 0) tokens.push_back(text.substr(i, 1));
+      if (std::isspace(static_cast<unsigned char>(text[i])) == 0)
+        tokens.push_back(text.substr(i, 1));
       ++i;
     }
   }
@@ -58,18 +60,24 @@ uint64_t number(std::string_view text) {
 
 class PtxReader {
  public:
-  PtxReader(std::vector<std::string_view> tokens, Image* image) : tokens_(std::move(tokens)), image_(image) {}
+  PtxReader(std::vector<std::string_view> tokens, Image* image)
+      : tokens_(std::move(tokens)), image_(image) {}
 
   bool read() {
     bool versioned = false, external = false;
     for (; at_ < tokens_.size(); ++at_) {
       const std::string_view token = tokens_[at_];
       versioned |= token == ".version";
-      if (token == ".extern") external = true;
-      else if (token == ".global" || token == ".const") variable(token == ".global" && !external, &external);
-      else if (token == ".entry") entry(&external);
-      else if (token == ".func") function(&external);
-      else if (token == ";") external = false;
+      if (token == ".extern")
+        external = true;
+      else if (token == ".global" || token == ".const")
+        variable(token == ".global" && !external, &external);
+      else if (token == ".entry")
+        entry(&external);
+      else if (token == ".func")
+        function(&external);
+      else if (token == ";")
+        external = false;
     }
     return versioned;
   }
@@ -84,11 +92,16 @@ class PtxReader {
     Variable one;
     uint64_t element = 0, lanes = 1;
     for (++at_; at_ < tokens_.size() && peek()[0] == '.'; ++at_) {
-      if (peek() == ".align") one.alignment = number(peek(1)), ++at_;
-      else if (peek() == ".attribute") one.managed = attribute();
-      else if (peek() == ".v2") lanes = 2;
-      else if (peek() == ".v4") lanes = 4;
-      else if (const uint64_t bytes = type_bytes(peek())) element = bytes;
+      if (peek() == ".align")
+        one.alignment = number(peek(1)), ++at_;
+      else if (peek() == ".attribute")
+        one.managed = attribute();
+      else if (peek() == ".v2")
+        lanes = 2;
+      else if (peek() == ".v4")
+        lanes = 4;
+      else if (const uint64_t bytes = type_bytes(peek()))
+        element = bytes;
     }
     while (at_ < tokens_.size() && peek() != ";") {
       one.name = peek();
@@ -170,7 +183,8 @@ class CubinReader {
   }
 
   bool read() {
-    if (header_.e_machine != kCudaMachine || header_.e_shentsize != sizeof(Elf64_Shdr)) return false;
+    if (header_.e_machine != kCudaMachine || header_.e_shentsize != sizeof(Elf64_Shdr))
+      return false;
     sections_ = reinterpret_cast<const Elf64_Shdr*>(data_ + header_.e_shoff);
     names_ = data_ + sections_[header_.e_shstrndx].sh_offset;
     for (unsigned int i = 0; i < header_.e_shnum; ++i) {
@@ -194,10 +208,12 @@ class CubinReader {
     const auto* symbols = reinterpret_cast<const Elf64_Sym*>(data_ + table.sh_offset);
     for (uint64_t i = 0; i < table.sh_size / sizeof(Elf64_Sym); ++i) {
       const Elf64_Sym& symbol = symbols[i];
-      if (ELF64_ST_TYPE(symbol.st_info) != STT_OBJECT || symbol.st_shndx >= header_.e_shnum) continue;
+      if (ELF64_ST_TYPE(symbol.st_info) != STT_OBJECT || symbol.st_shndx >= header_.e_shnum)
+        continue;
       const Elf64_Shdr& section = sections_[symbol.st_shndx];
       if (!is_global_memory(section)) continue;
-      image_->variables.push_back({names + symbol.st_name, symbol.st_size, section.sh_addralign, false});
+      image_->variables.push_back(
+          {names + symbol.st_name, symbol.st_size, section.sh_addralign, false});
     }
   }
 
@@ -262,7 +278,8 @@ CUresult read_plain(const char* data, Image* image) {
   if (std::memcmp(data, ELFMAG, SELFMAG) == 0) {
     return CubinReader(data, image).read() ? CUDA_SUCCESS : CUDA_ERROR_INVALID_IMAGE;
   }
-  const bool text = std::isprint(static_cast<unsigned char>(*data)) != 0 || std::isspace(static_cast<unsigned char>(*data)) != 0;
+  const bool text = std::isprint(static_cast<unsigned char>(*data)) != 0 ||
+                    std::isspace(static_cast<unsigned char>(*data)) != 0;
   if (!text) return CUDA_ERROR_INVALID_IMAGE;
   return PtxReader(tokens_of(data), image).read() ? CUDA_SUCCESS : CUDA_ERROR_INVALID_PTX;
 }

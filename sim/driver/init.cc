@@ -9,8 +9,8 @@
 
 #include "driver/capture.h"
 #include "driver/core.h"
-#include "state/faults.h"
 #include "driver/visible.h"
+#include "state/faults.h"
 #include "state/state.h"
 
 namespace softmig::sim {
@@ -53,7 +53,8 @@ CUresult start() {
   std::string error;
   State* state = State::open(&error);
   if (state == nullptr) return complain(error);
-  const auto visible = visible_devices(state->file(), getenv("CUDA_VISIBLE_DEVICES"), getenv("CUDA_DEVICE_ORDER"));
+  const auto visible =
+      visible_devices(state->file(), getenv("CUDA_VISIBLE_DEVICES"), getenv("CUDA_DEVICE_ORDER"));
   if (visible.empty() || is_absent("cuda")) return CUDA_ERROR_NO_DEVICE;
   uint32_t mask = 0;
   for (int index : visible) mask |= 1u << index;
@@ -88,14 +89,17 @@ Call::Call(const char* function, Needs needs) {
   lock_ = std::unique_lock(made->lock);
   context_ = current_context();
   if (needs == Needs::kInit) return;
-  if (context_ == nullptr) code_ = CUDA_ERROR_INVALID_CONTEXT;
-  else if (!context_->alive) code_ = CUDA_ERROR_CONTEXT_IS_DESTROYED;
+  if (context_ == nullptr)
+    code_ = CUDA_ERROR_INVALID_CONTEXT;
+  else if (!context_->alive)
+    code_ = CUDA_ERROR_CONTEXT_IS_DESTROYED;
 }
 
 void Call::wait_until(uint64_t time_ns) {
   if (time_ns <= monotonic_ns()) return;
   lock_.unlock();
-  const timespec until{static_cast<time_t>(time_ns / 1'000'000'000), static_cast<long>(time_ns % 1'000'000'000)};
+  const timespec until{static_cast<time_t>(time_ns / 1'000'000'000),
+                       static_cast<long>(time_ns % 1'000'000'000)};
   while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, nullptr) != 0) {
   }
   lock_.lock();

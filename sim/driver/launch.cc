@@ -39,19 +39,21 @@ bool take_for_kernel(Context* context, const Function& function) {
   return true;
 }
 
-CUresult launch(Call& call, CUfunction handle, const Shape& shape, CUstream stream_handle, bool per_thread,
-                void** params, void** extra) {
+CUresult launch(Call& call, CUfunction handle, const Shape& shape, CUstream stream_handle,
+                bool per_thread, void** params, void** extra) {
   CUresult code = CUDA_SUCCESS;
   Stream* stream = find_stream(stream_handle, per_thread, call.context(), &code);
   if (stream == nullptr) return code;
   Function* function = find_function(handle, stream->context, &code);
   if (function == nullptr) return code;
-  if (!is_good(shape) || static_cast<int>(shape.shared_bytes) > std::max(49152, function->max_dynamic_shared)) {
+  if (!is_good(shape) ||
+      static_cast<int>(shape.shared_bytes) > std::max(49152, function->max_dynamic_shared)) {
     return CUDA_ERROR_INVALID_VALUE;
   }
   const uint64_t duration = kernel_duration(*function, params, extra);
   switch (route_of(stream, &code)) {
-    case Route::kFail: return code;
+    case Route::kFail:
+      return code;
     case Route::kCapture: {
       Node* node = add_node(stream->capture->graph, CU_GRAPH_NODE_TYPE_KERNEL);
       node->function = function;
@@ -59,7 +61,8 @@ CUresult launch(Call& call, CUfunction handle, const Shape& shape, CUstream stre
       append_captured(stream, node);
       return CUDA_SUCCESS;
     }
-    case Route::kPlain: break;
+    case Route::kPlain:
+      break;
   }
   if (!take_for_kernel(stream->context, *function)) return CUDA_ERROR_OUT_OF_MEMORY;
   enqueue(stream, duration);
@@ -71,9 +74,10 @@ CUresult launch_old(Call& call, CUfunction handle, int grid_x, int grid_y, CUstr
   Function* function = find_function(handle, call.context(), &code);
   if (function == nullptr) return code;
   const auto unsign = [](int value) { return static_cast<unsigned int>(value); };
-  const Shape shape{{unsign(grid_x), unsign(grid_y), 1},
-                    {unsign(function->block[0]), unsign(function->block[1]), unsign(function->block[2])},
-                    0};
+  const Shape shape{
+      {unsign(grid_x), unsign(grid_y), 1},
+      {unsign(function->block[0]), unsign(function->block[1]), unsign(function->block[2])},
+      0};
   void* first = function->parameters.data();
   void* params[] = {first};
   return launch(call, handle, shape, stream, false, first != nullptr ? params : nullptr, nullptr);
@@ -82,7 +86,8 @@ CUresult launch_old(Call& call, CUfunction handle, int grid_x, int grid_y, CUstr
 bool is_cooperative(const CUlaunchConfig& config) {
   for (unsigned int i = 0; i < config.numAttrs; ++i) {
     const CUlaunchAttribute& attribute = config.attrs[i];
-    if (attribute.id == CU_LAUNCH_ATTRIBUTE_COOPERATIVE && attribute.value.cooperative != 0) return true;
+    if (attribute.id == CU_LAUNCH_ATTRIBUTE_COOPERATIVE && attribute.value.cooperative != 0)
+      return true;
   }
   return false;
 }
@@ -91,23 +96,27 @@ bool is_cooperative(const CUlaunchConfig& config) {
 bool fits_at_once(const Device& device, const Shape& shape) {
   const uint64_t threads = uint64_t{shape.block[0]} * shape.block[1] * shape.block[2];
   const uint64_t blocks = uint64_t{shape.grid[0]} * shape.grid[1] * shape.grid[2];
-  const uint64_t per = threads == 0 ? 0 : static_cast<uint64_t>(device.row->threads_per_multiprocessor) / threads;
+  const uint64_t per =
+      threads == 0 ? 0 : static_cast<uint64_t>(device.row->threads_per_multiprocessor) / threads;
   return blocks <= per * static_cast<uint64_t>(device.row->multiprocessors);
 }
 
-CUresult launch_cooperative(Call& call, CUfunction function, const Shape& shape, CUstream stream, bool per_thread,
-                            void** params) {
-  if (is_good(shape) && !fits_at_once(*call.device(), shape)) return CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE;
+CUresult launch_cooperative(Call& call, CUfunction function, const Shape& shape, CUstream stream,
+                            bool per_thread, void** params) {
+  if (is_good(shape) && !fits_at_once(*call.device(), shape))
+    return CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE;
   return launch(call, function, shape, stream, per_thread, params, nullptr);
 }
 
-CUresult launch_ex(Call& call, const CUlaunchConfig* config, CUfunction function, bool per_thread, void** params,
-                   void** extra) {
-  if (config == nullptr || (config->numAttrs != 0 && config->attrs == nullptr)) return CUDA_ERROR_INVALID_VALUE;
+CUresult launch_ex(Call& call, const CUlaunchConfig* config, CUfunction function, bool per_thread,
+                   void** params, void** extra) {
+  if (config == nullptr || (config->numAttrs != 0 && config->attrs == nullptr))
+    return CUDA_ERROR_INVALID_VALUE;
   const Shape shape{{config->gridDimX, config->gridDimY, config->gridDimZ},
                     {config->blockDimX, config->blockDimY, config->blockDimZ},
                     config->sharedMemBytes};
-  if (is_cooperative(*config)) return launch_cooperative(call, function, shape, config->hStream, per_thread, params);
+  if (is_cooperative(*config))
+    return launch_cooperative(call, function, shape, config->hStream, per_thread, params);
   return launch(call, function, shape, config->hStream, per_thread, params, extra);
 }
 
@@ -126,11 +135,13 @@ uint64_t first_parameter(const Function& function, void** params, void** extra) 
   return value;
 }
 
-CUresult set_parameter(CUfunction handle, Context* context, int offset, const void* value, unsigned int bytes) {
+CUresult set_parameter(CUfunction handle, Context* context, int offset, const void* value,
+                       unsigned int bytes) {
   CUresult code = CUDA_SUCCESS;
   Function* function = find_function(handle, context, &code);
   if (function == nullptr) return code;
-  if (offset < 0 || offset > 4096 || bytes > 4096 || value == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  if (offset < 0 || offset > 4096 || bytes > 4096 || value == nullptr)
+    return CUDA_ERROR_INVALID_VALUE;
   const auto begin = static_cast<size_t>(offset);
   if (function->parameters.size() < begin + bytes) function->parameters.resize(begin + bytes);
   std::memcpy(function->parameters.data() + begin, value, bytes);
@@ -154,50 +165,59 @@ uint64_t kernel_duration(const Function& function, void** params, void** extra) 
 
 using namespace softmig::sim;
 
-CUresult cuLaunchKernel(CUfunction function, unsigned int grid_x, unsigned int grid_y, unsigned int grid_z,
-                        unsigned int block_x, unsigned int block_y, unsigned int block_z,
-                        unsigned int shared_bytes, CUstream stream, void** params, void** extra) {
+CUresult cuLaunchKernel(CUfunction function, unsigned int grid_x, unsigned int grid_y,
+                        unsigned int grid_z, unsigned int block_x, unsigned int block_y,
+                        unsigned int block_z, unsigned int shared_bytes, CUstream stream,
+                        void** params, void** extra) {
   Call call(__func__);
   const Shape shape{{grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, shared_bytes};
   return call.failed() ? call.code() : launch(call, function, shape, stream, false, params, extra);
 }
 
-CUresult cuLaunchKernel_ptsz(CUfunction function, unsigned int grid_x, unsigned int grid_y, unsigned int grid_z,
-                             unsigned int block_x, unsigned int block_y, unsigned int block_z,
-                             unsigned int shared_bytes, CUstream stream, void** params, void** extra) {
+CUresult cuLaunchKernel_ptsz(CUfunction function, unsigned int grid_x, unsigned int grid_y,
+                             unsigned int grid_z, unsigned int block_x, unsigned int block_y,
+                             unsigned int block_z, unsigned int shared_bytes, CUstream stream,
+                             void** params, void** extra) {
   Call call(__func__);
   const Shape shape{{grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, shared_bytes};
   return call.failed() ? call.code() : launch(call, function, shape, stream, true, params, extra);
 }
 
-CUresult cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction function, void** params, void** extra) {
+CUresult cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction function, void** params,
+                          void** extra) {
   Call call(__func__);
   return call.failed() ? call.code() : launch_ex(call, config, function, false, params, extra);
 }
 
-CUresult cuLaunchKernelEx_ptsz(const CUlaunchConfig* config, CUfunction function, void** params, void** extra) {
+CUresult cuLaunchKernelEx_ptsz(const CUlaunchConfig* config, CUfunction function, void** params,
+                               void** extra) {
   Call call(__func__);
   return call.failed() ? call.code() : launch_ex(call, config, function, true, params, extra);
 }
 
-CUresult cuLaunchCooperativeKernel(CUfunction function, unsigned int grid_x, unsigned int grid_y, unsigned int grid_z,
-                                   unsigned int block_x, unsigned int block_y, unsigned int block_z,
-                                   unsigned int shared_bytes, CUstream stream, void** params) {
+CUresult cuLaunchCooperativeKernel(CUfunction function, unsigned int grid_x, unsigned int grid_y,
+                                   unsigned int grid_z, unsigned int block_x, unsigned int block_y,
+                                   unsigned int block_z, unsigned int shared_bytes, CUstream stream,
+                                   void** params) {
   Call call(__func__);
   const Shape shape{{grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, shared_bytes};
-  return call.failed() ? call.code() : launch_cooperative(call, function, shape, stream, false, params);
+  return call.failed() ? call.code()
+                       : launch_cooperative(call, function, shape, stream, false, params);
 }
 
-CUresult cuLaunchCooperativeKernel_ptsz(CUfunction function, unsigned int grid_x, unsigned int grid_y,
-                                        unsigned int grid_z, unsigned int block_x, unsigned int block_y,
-                                        unsigned int block_z, unsigned int shared_bytes, CUstream stream,
-                                        void** params) {
+CUresult cuLaunchCooperativeKernel_ptsz(CUfunction function, unsigned int grid_x,
+                                        unsigned int grid_y, unsigned int grid_z,
+                                        unsigned int block_x, unsigned int block_y,
+                                        unsigned int block_z, unsigned int shared_bytes,
+                                        CUstream stream, void** params) {
   Call call(__func__);
   const Shape shape{{grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, shared_bytes};
-  return call.failed() ? call.code() : launch_cooperative(call, function, shape, stream, true, params);
+  return call.failed() ? call.code()
+                       : launch_cooperative(call, function, shape, stream, true, params);
 }
 
-CUresult cuLaunchCooperativeKernelMultiDevice(CUDA_LAUNCH_PARAMS* list, unsigned int count, unsigned int) {
+CUresult cuLaunchCooperativeKernelMultiDevice(CUDA_LAUNCH_PARAMS* list, unsigned int count,
+                                              unsigned int) {
   Call call(__func__, Needs::kInit);
   if (call.failed()) return call.code();
   if (list == nullptr || count == 0) return CUDA_ERROR_INVALID_VALUE;
@@ -205,9 +225,11 @@ CUresult cuLaunchCooperativeKernelMultiDevice(CUDA_LAUNCH_PARAMS* list, unsigned
     const CUDA_LAUNCH_PARAMS& one = list[i];
     auto* stream = live<Stream>(one.hStream);
     if (stream == nullptr) return CUDA_ERROR_INVALID_HANDLE;
-    const Shape shape{{one.gridDimX, one.gridDimY, one.gridDimZ}, {one.blockDimX, one.blockDimY, one.blockDimZ},
+    const Shape shape{{one.gridDimX, one.gridDimY, one.gridDimZ},
+                      {one.blockDimX, one.blockDimY, one.blockDimZ},
                       one.sharedMemBytes};
-    const CUresult code = launch(call, one.function, shape, one.hStream, false, one.kernelParams, nullptr);
+    const CUresult code =
+        launch(call, one.function, shape, one.hStream, false, one.kernelParams, nullptr);
     if (code != CUDA_SUCCESS) return code;
   }
   return CUDA_SUCCESS;
@@ -264,20 +286,24 @@ CUresult cuParamSetSize(CUfunction handle, unsigned int bytes) {
 
 CUresult cuParamSeti(CUfunction function, int offset, unsigned int value) {
   Call call(__func__);
-  return call.failed() ? call.code() : set_parameter(function, call.context(), offset, &value, sizeof value);
+  return call.failed() ? call.code()
+                       : set_parameter(function, call.context(), offset, &value, sizeof value);
 }
 
 CUresult cuParamSetf(CUfunction function, int offset, float value) {
   Call call(__func__);
-  return call.failed() ? call.code() : set_parameter(function, call.context(), offset, &value, sizeof value);
+  return call.failed() ? call.code()
+                       : set_parameter(function, call.context(), offset, &value, sizeof value);
 }
 
 CUresult cuParamSetv(CUfunction function, int offset, void* value, unsigned int bytes) {
   Call call(__func__);
-  return call.failed() ? call.code() : set_parameter(function, call.context(), offset, value, bytes);
+  return call.failed() ? call.code()
+                       : set_parameter(function, call.context(), offset, value, bytes);
 }
 
-CUresult cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, CUfunction handle, int block_size, std::size_t) {
+CUresult cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, CUfunction handle, int block_size,
+                                                     std::size_t) {
   Call call(__func__);
   if (call.failed()) return call.code();
   CUresult code = CUDA_SUCCESS;

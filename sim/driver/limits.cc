@@ -1,5 +1,5 @@
-// cuCtxSetLimit. The stack of all threads that the device can run is taken at once; the heap and the
-// printf buffer when a kernel first uses them (launch.cc).
+// cuCtxSetLimit. The stack of all threads that the device can run is taken at once; the heap and
+// the printf buffer when a kernel first uses them (launch.cc).
 #include "driver/core.h"
 
 namespace softmig::sim {
@@ -27,14 +27,22 @@ CUresult set_stack(Context* context, uint64_t value) {
 
 uint64_t* field(Limits* limits, CUlimit limit) {
   switch (limit) {
-    case CU_LIMIT_STACK_SIZE: return &limits->stack;
-    case CU_LIMIT_PRINTF_FIFO_SIZE: return &limits->printf_fifo;
-    case CU_LIMIT_MALLOC_HEAP_SIZE: return &limits->heap;
-    case CU_LIMIT_DEV_RUNTIME_SYNC_DEPTH: return &limits->sync_depth;
-    case CU_LIMIT_DEV_RUNTIME_PENDING_LAUNCH_COUNT: return &limits->pending_launches;
-    case CU_LIMIT_MAX_L2_FETCH_GRANULARITY: return &limits->l2_fetch;
-    case CU_LIMIT_PERSISTING_L2_CACHE_SIZE: return &limits->l2_persisting;
-    default: return nullptr;
+    case CU_LIMIT_STACK_SIZE:
+      return &limits->stack;
+    case CU_LIMIT_PRINTF_FIFO_SIZE:
+      return &limits->printf_fifo;
+    case CU_LIMIT_MALLOC_HEAP_SIZE:
+      return &limits->heap;
+    case CU_LIMIT_DEV_RUNTIME_SYNC_DEPTH:
+      return &limits->sync_depth;
+    case CU_LIMIT_DEV_RUNTIME_PENDING_LAUNCH_COUNT:
+      return &limits->pending_launches;
+    case CU_LIMIT_MAX_L2_FETCH_GRANULARITY:
+      return &limits->l2_fetch;
+    case CU_LIMIT_PERSISTING_L2_CACHE_SIZE:
+      return &limits->l2_persisting;
+    default:
+      return nullptr;
   }
 }
 

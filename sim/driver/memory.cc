@@ -70,7 +70,8 @@ CUresult free_address(Call& call, uint64_t address) {
       free_range(extent.range);
       return CUDA_SUCCESS;
     case RangeKind::kPool:
-      return free_pool_address(extent.range, address, 0, true) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+      return free_pool_address(extent.range, address, 0, true) ? CUDA_SUCCESS
+                                                               : CUDA_ERROR_INVALID_VALUE;
     case RangeKind::kGraph:
       return free_graph_address(extent.range, address) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
     default:
@@ -84,7 +85,8 @@ void give_back(Range* range) {
     release_object(driver().process, range->object);
   } else if (range->charged != 0) {
     const bool managed = range->kind == RangeKind::kManaged;
-    driver().process->give(range->device, managed ? 0 : range->charged, managed ? range->charged : 0);
+    driver().process->give(range->device, managed ? 0 : range->charged,
+                           managed ? range->charged : 0);
   }
 }
 
@@ -100,11 +102,13 @@ uint64_t usable(const Device& device) { return device.row->total - device.row->r
 
 uint64_t free_now(const Device& device) {
   const State::Guard guard(driver().state);
-  driver().state->sweep();
+  driver().state->sweep(State::Care::kQuick);
   return driver().state->available(device.index);
 }
 
-unsigned int clipped(uint64_t bytes) { return static_cast<unsigned int>(std::min<uint64_t>(bytes, ~0u)); }
+unsigned int clipped(uint64_t bytes) {
+  return static_cast<unsigned int>(std::min<uint64_t>(bytes, ~0u));
+}
 
 }  // namespace
 
@@ -141,10 +145,14 @@ bool find_extent(uint64_t address, Extent* extent) {
       extent->bytes = piece.bytes;
       return true;
     }
-    case RangeKind::kPool: return find_pool_extent(range, address, extent);
-    case RangeKind::kGraph: return find_graph_extent(range, address, extent);
-    case RangeKind::kReservation: return find_mapping(range, address, extent, nullptr, nullptr, nullptr);
-    default: return true;
+    case RangeKind::kPool:
+      return find_pool_extent(range, address, extent);
+    case RangeKind::kGraph:
+      return find_graph_extent(range, address, extent);
+    case RangeKind::kReservation:
+      return find_mapping(range, address, extent, nullptr, nullptr, nullptr);
+    default:
+      return true;
   }
 }
 
@@ -203,7 +211,8 @@ void free_context_memory(Context* context) {
                            range->kind == RangeKind::kReservation;
     if (range->context == context && !of_device) free_range(range);
   }
-  for (Arena* arena : {&context->linear, &context->low, &context->module, &context->array}) arena->clear();
+  for (Arena* arena : {&context->linear, &context->low, &context->module, &context->array})
+    arena->clear();
 }
 
 Range* make_managed(Context* context, uint64_t bytes) {
@@ -212,7 +221,8 @@ Range* make_managed(Context* context, uint64_t bytes) {
                              : mmap(nullptr, rounded, PROT_READ | PROT_WRITE,
                                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (at == MAP_FAILED) return nullptr;
-  Range* range = add_range(RangeKind::kManaged, reinterpret_cast<uint64_t>(at), rounded, context->device, context);
+  Range* range = add_range(RangeKind::kManaged, reinterpret_cast<uint64_t>(at), rounded,
+                           context->device, context);
   range->asked = bytes;
   return range;
 }
@@ -225,9 +235,11 @@ void touch_managed(Range* range, uint64_t address, uint64_t bytes) {
     device->managed_used = true;
     driver().process->take(device->index, 0, driver().state->file().managed);
   }
-  if (range->device != device->index && range->charged != 0) return;  // stays where it was first used
+  if (range->device != device->index && range->charged != 0)
+    return;  // stays where it was first used
   range->device = device->index;
-  const uint64_t first = (address - range->base) / kPage, last = (address + bytes - 1 - range->base) / kPage;
+  const uint64_t first = (address - range->base) / kPage,
+                 last = (address + bytes - 1 - range->base) / kPage;
   uint64_t moved = 0;
   std::vector<uint64_t> pages;
   for (uint64_t page = first; page <= last; ++page) {
@@ -265,26 +277,28 @@ CUresult cuMemAlloc(CUdeviceptr_v1* out, unsigned int bytes) {
   return code;
 }
 
-CUresult cuMemAllocPitch_v2(CUdeviceptr* out, std::size_t* pitch, std::size_t width, std::size_t height,
-                            unsigned int element) {
+CUresult cuMemAllocPitch_v2(CUdeviceptr* out, std::size_t* pitch, std::size_t width,
+                            std::size_t height, unsigned int element) {
   Call call(__func__);
   if (call.failed()) return call.code();
   if (out == nullptr || pitch == nullptr) return CUDA_ERROR_INVALID_VALUE;
   uint64_t address = 0, row = 0;
-  const CUresult code = allocate_pitch(call, &call.context()->linear, width, height, element, &row, &address);
+  const CUresult code =
+      allocate_pitch(call, &call.context()->linear, width, height, element, &row, &address);
   if (code != CUDA_SUCCESS) return code;
   *out = address;
   *pitch = row;
   return CUDA_SUCCESS;
 }
 
-CUresult cuMemAllocPitch(CUdeviceptr_v1* out, unsigned int* pitch, unsigned int width, unsigned int height,
-                         unsigned int element) {
+CUresult cuMemAllocPitch(CUdeviceptr_v1* out, unsigned int* pitch, unsigned int width,
+                         unsigned int height, unsigned int element) {
   Call call(__func__);
   if (call.failed()) return call.code();
   if (out == nullptr || pitch == nullptr) return CUDA_ERROR_INVALID_VALUE;
   uint64_t address = 0, row = 0;
-  const CUresult code = allocate_pitch(call, &call.context()->low, width, height, element, &row, &address);
+  const CUresult code =
+      allocate_pitch(call, &call.context()->low, width, height, element, &row, &address);
   if (code != CUDA_SUCCESS) return code;
   *out = static_cast<CUdeviceptr_v1>(address);
   *pitch = static_cast<unsigned int>(row);
@@ -295,7 +309,8 @@ CUresult cuMemAllocManaged(CUdeviceptr* out, std::size_t bytes, unsigned int fla
   Call call(__func__);
   if (call.failed()) return call.code();
   const unsigned int attach = flags & ~static_cast<unsigned int>(CU_MEM_ATTACH_SINGLE);
-  if (out == nullptr || bytes == 0 || (attach != CU_MEM_ATTACH_GLOBAL && attach != CU_MEM_ATTACH_HOST)) {
+  if (out == nullptr || bytes == 0 ||
+      (attach != CU_MEM_ATTACH_GLOBAL && attach != CU_MEM_ATTACH_HOST)) {
     return CUDA_ERROR_INVALID_VALUE;
   }
   if (call.forbidden_in_capture()) return call.code();

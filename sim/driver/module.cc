@@ -47,8 +47,10 @@ namespace {
 void free_variables(Module* module) {
   for (const auto& [name, place] : module->variables) {
     Range* range = find_range(place.first);
-    if (range != nullptr && range->kind == RangeKind::kManaged) free_range(range);
-    else free_linear(place.first);
+    if (range != nullptr && range->kind == RangeKind::kManaged)
+      free_range(range);
+    else
+      free_linear(place.first);
   }
   module->variables.clear();
 }
@@ -59,7 +61,8 @@ uint64_t take_variable(Module* module, const Variable& variable) {
     const Range* range = make_managed(module->context, bytes);
     return range != nullptr ? range->base : 0;
   }
-  return take_linear(module->context, &module->context->module, bytes, std::max<uint64_t>(variable.alignment, kUnit));
+  return take_linear(module->context, &module->context->module, bytes,
+                     std::max<uint64_t>(variable.alignment, kUnit));
 }
 
 CUresult load(Context* context, const Image& image, Module** out) {
@@ -196,7 +199,8 @@ CUresult cuModuleLoadData(CUmodule* module, const void* image) {
   return call.failed() ? call.code() : load_image(call, module, image);
 }
 
-CUresult cuModuleLoadDataEx(CUmodule* module, const void* image, unsigned int, CUjit_option*, void**) {
+CUresult cuModuleLoadDataEx(CUmodule* module, const void* image, unsigned int, CUjit_option*,
+                            void**) {
   Call call(__func__);
   return call.failed() ? call.code() : load_image(call, module, image);
 }
@@ -237,7 +241,8 @@ CUresult cuModuleGetFunction(CUfunction* out, CUmodule handle, const char* name)
   return CUDA_SUCCESS;
 }
 
-CUresult cuModuleGetGlobal_v2(CUdeviceptr* address, std::size_t* bytes, CUmodule module, const char* name) {
+CUresult cuModuleGetGlobal_v2(CUdeviceptr* address, std::size_t* bytes, CUmodule module,
+                              const char* name) {
   Call call(__func__);
   if (call.failed()) return call.code();
   std::pair<uint64_t, uint64_t> place;
@@ -247,7 +252,8 @@ CUresult cuModuleGetGlobal_v2(CUdeviceptr* address, std::size_t* bytes, CUmodule
   return CUDA_SUCCESS;
 }
 
-CUresult cuModuleGetGlobal(CUdeviceptr_v1* address, unsigned int* bytes, CUmodule module, const char* name) {
+CUresult cuModuleGetGlobal(CUdeviceptr_v1* address, unsigned int* bytes, CUmodule module,
+                           const char* name) {
   Call call(__func__);
   if (call.failed()) return call.code();
   std::pair<uint64_t, uint64_t> place;
@@ -265,14 +271,14 @@ CUresult cuModuleGetLoadingMode(CUmoduleLoadingMode* mode) {
   return CUDA_SUCCESS;
 }
 
-CUresult cuLibraryLoadData(CUlibrary* out, const void* image, CUjit_option*, void**, unsigned int, CUlibraryOption*,
-                           void**, unsigned int) {
+CUresult cuLibraryLoadData(CUlibrary* out, const void* image, CUjit_option*, void**, unsigned int,
+                           CUlibraryOption*, void**, unsigned int) {
   Call call(__func__, Needs::kInit);
   return call.failed() ? call.code() : load_library(out, image);
 }
 
-CUresult cuLibraryLoadFromFile(CUlibrary* out, const char* path, CUjit_option*, void**, unsigned int,
-                               CUlibraryOption*, void**, unsigned int) {
+CUresult cuLibraryLoadFromFile(CUlibrary* out, const char* path, CUjit_option*, void**,
+                               unsigned int, CUlibraryOption*, void**, unsigned int) {
   Call call(__func__, Needs::kInit);
   if (call.failed()) return call.code();
   std::string text;
@@ -321,12 +327,14 @@ CUresult cuLibraryGetModule(CUmodule* out, CUlibrary handle) {
   return CUDA_SUCCESS;
 }
 
-CUresult cuLibraryGetGlobal(CUdeviceptr* address, std::size_t* bytes, CUlibrary library, const char* name) {
+CUresult cuLibraryGetGlobal(CUdeviceptr* address, std::size_t* bytes, CUlibrary library,
+                            const char* name) {
   Call call(__func__);
   return call.failed() ? call.code() : library_variable(call, address, bytes, library, name, false);
 }
 
-CUresult cuLibraryGetManaged(CUdeviceptr* address, std::size_t* bytes, CUlibrary library, const char* name) {
+CUresult cuLibraryGetManaged(CUdeviceptr* address, std::size_t* bytes, CUlibrary library,
+                             const char* name) {
   Call call(__func__);
   return call.failed() ? call.code() : library_variable(call, address, bytes, library, name, true);
 }
@@ -361,13 +369,25 @@ CUresult cuFuncGetAttribute(int* value, CUfunction_attribute attribute, CUfuncti
   if (value == nullptr) return CUDA_ERROR_INVALID_VALUE;
   const DeviceRow& row = *call.device()->row;
   switch (attribute) {
-    case CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK: *value = 1024; break;
-    case CU_FUNC_ATTRIBUTE_NUM_REGS: *value = 32; break;
+    case CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK:
+      *value = 1024;
+      break;
+    case CU_FUNC_ATTRIBUTE_NUM_REGS:
+      *value = 32;
+      break;
     case CU_FUNC_ATTRIBUTE_PTX_VERSION:
-    case CU_FUNC_ATTRIBUTE_BINARY_VERSION: *value = row.major * 10 + row.minor; break;
-    case CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES: *value = function->max_dynamic_shared; break;
-    case CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT: *value = -1; break;
-    default: *value = 0; break;
+    case CU_FUNC_ATTRIBUTE_BINARY_VERSION:
+      *value = row.major * 10 + row.minor;
+      break;
+    case CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES:
+      *value = function->max_dynamic_shared;
+      break;
+    case CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT:
+      *value = -1;
+      break;
+    default:
+      *value = 0;
+      break;
   }
   return CUDA_SUCCESS;
 }
@@ -380,7 +400,8 @@ CUresult cuFuncSetAttribute(CUfunction handle, CUfunction_attribute attribute, i
   if (function == nullptr) return code;
   if (attribute == CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT) return CUDA_SUCCESS;
   const int most = call.device()->row->shared_per_multiprocessor - 1024;
-  if (attribute != CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES || value < 0 || value > most) return CUDA_ERROR_INVALID_VALUE;
+  if (attribute != CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES || value < 0 || value > most)
+    return CUDA_ERROR_INVALID_VALUE;
   function->max_dynamic_shared = value;
   return CUDA_SUCCESS;
 }
@@ -395,8 +416,8 @@ CUresult cuLinkCreate_v2(unsigned int, CUjit_option*, void**, CUlinkState* state
   return CUDA_SUCCESS;
 }
 
-CUresult cuLinkAddData_v2(CUlinkState handle, CUjitInputType, void* data, std::size_t bytes, const char*,
-                          unsigned int, CUjit_option*, void**) {
+CUresult cuLinkAddData_v2(CUlinkState handle, CUjitInputType, void* data, std::size_t bytes,
+                          const char*, unsigned int, CUjit_option*, void**) {
   Call call(__func__);
   if (call.failed()) return call.code();
   auto* link = live<Link>(handle);

@@ -22,8 +22,8 @@ struct Stream {
   unsigned int flags = 0;
   int priority = 0;
   uint64_t id = 0;
-  uint64_t tail = 0;      // when the work is done (CLOCK_MONOTONIC, ns)
-  uint64_t host_task = 0; // the last host function, 0 for none
+  uint64_t tail = 0;       // when the work is done (CLOCK_MONOTONIC, ns)
+  uint64_t host_task = 0;  // the last host function, 0 for none
   Capture* capture = nullptr;
   std::vector<Node*> tips;  // what the next captured node depends on
 };
@@ -50,7 +50,7 @@ struct Function {
   bool uses_heap = false;
   bool uses_printf = false;
   int max_dynamic_shared = 49152;
-  int block[3] = {1, 1, 1};  // cuFuncSetBlockShape
+  int block[3] = {1, 1, 1};               // cuFuncSetBlockShape
   std::vector<unsigned char> parameters;  // cuParamSet*
 };
 

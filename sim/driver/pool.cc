@@ -148,7 +148,8 @@ CUmemPoolProps plain_props(int ordinal) {
   return props;
 }
 
-CUresult allocate(Call& call, CUdeviceptr* out, uint64_t bytes, Pool* pool, CUstream handle, bool per_thread) {
+CUresult allocate(Call& call, CUdeviceptr* out, uint64_t bytes, Pool* pool, CUstream handle,
+                  bool per_thread) {
   CUresult code = CUDA_SUCCESS;
   Stream* stream = find_stream(handle, per_thread, call.context(), &code);
   if (stream == nullptr) return code;
@@ -156,14 +157,16 @@ CUresult allocate(Call& call, CUdeviceptr* out, uint64_t bytes, Pool* pool, CUst
   if (pool == nullptr) pool = stream->context->device->current_pool;
   if (pool == nullptr || pool->imported) return CUDA_ERROR_INVALID_VALUE;
   switch (route_of(stream, &code)) {
-    case Route::kFail: return code;
+    case Route::kFail:
+      return code;
     case Route::kCapture: {
       Node* node = add_alloc_node(stream->capture->graph, pool->device, bytes, stream->tips);
       append_captured(stream, node);
       *out = node->address;
       return CUDA_SUCCESS;
     }
-    case Route::kPlain: break;
+    case Route::kPlain:
+      break;
   }
   uint64_t address = 0;
   code = allocate_from_pool(pool, bytes, &address);
@@ -179,26 +182,32 @@ CUresult free_async(Call& call, CUdeviceptr address, CUstream handle, bool per_t
   if (stream == nullptr) return code;
   if (address == 0) return CUDA_ERROR_INVALID_VALUE;
   switch (route_of(stream, &code)) {
-    case Route::kFail: return code;
+    case Route::kFail:
+      return code;
     case Route::kCapture: {
       Node* node = add_free_node(stream->capture->graph, address);
       if (node == nullptr) return CUDA_ERROR_INVALID_VALUE;
       append_captured(stream, node);
       return CUDA_SUCCESS;
     }
-    case Route::kPlain: break;
+    case Route::kPlain:
+      break;
   }
   Range* range = find_range(address);
   if (range == nullptr) return CUDA_ERROR_INVALID_VALUE;
   const uint64_t tail = enqueue(stream, 0);
   bool freed = false;
-  if (range->kind == RangeKind::kPool) freed = free_pool_address(range, address, tail, false);
-  else if (range->kind == RangeKind::kGraph) freed = free_graph_address(range, address);
-  else if (range->kind == RangeKind::kExternal && !range->object) free_range(range), freed = true;
+  if (range->kind == RangeKind::kPool)
+    freed = free_pool_address(range, address, tail, false);
+  else if (range->kind == RangeKind::kGraph)
+    freed = free_graph_address(range, address);
+  else if (range->kind == RangeKind::kExternal && !range->object)
+    free_range(range), freed = true;
   return freed ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
 }
 
-Pool* pool_at(const CUmemLocation* location, CUmemAllocationType type, Device** device, CUresult* code) {
+Pool* pool_at(const CUmemLocation* location, CUmemAllocationType type, Device** device,
+              CUresult* code) {
   *code = CUDA_ERROR_INVALID_VALUE;
   if (location == nullptr || location->type != CU_MEM_LOCATION_TYPE_DEVICE) return nullptr;
   *device = driver().device(location->id);
@@ -299,8 +308,10 @@ bool free_pool_address(Range* range, uint64_t address, uint64_t tail_ns, bool at
   chunk->used.erase(at);
   chunk->busy_until = std::max(chunk->busy_until, tail_ns);
   put_back(chunk, offset, round_up(bytes, kUnit));
-  if (at_once) pool->late += bytes;
-  else pool->used -= bytes;
+  if (at_once)
+    pool->late += bytes;
+  else
+    pool->used -= bytes;
   return true;
 }
 
@@ -320,18 +331,22 @@ CUresult cuMemAllocAsync_ptsz(CUdeviceptr* out, std::size_t bytes, CUstream stre
   return call.failed() ? call.code() : allocate(call, out, bytes, nullptr, stream, true);
 }
 
-CUresult cuMemAllocFromPoolAsync(CUdeviceptr* out, std::size_t bytes, CUmemoryPool handle, CUstream stream) {
+CUresult cuMemAllocFromPoolAsync(CUdeviceptr* out, std::size_t bytes, CUmemoryPool handle,
+                                 CUstream stream) {
   Call call(__func__);
   if (call.failed()) return call.code();
   auto* pool = live<Pool>(handle);
-  return pool == nullptr ? CUDA_ERROR_INVALID_VALUE : allocate(call, out, bytes, pool, stream, false);
+  return pool == nullptr ? CUDA_ERROR_INVALID_VALUE
+                         : allocate(call, out, bytes, pool, stream, false);
 }
 
-CUresult cuMemAllocFromPoolAsync_ptsz(CUdeviceptr* out, std::size_t bytes, CUmemoryPool handle, CUstream stream) {
+CUresult cuMemAllocFromPoolAsync_ptsz(CUdeviceptr* out, std::size_t bytes, CUmemoryPool handle,
+                                      CUstream stream) {
   Call call(__func__);
   if (call.failed()) return call.code();
   auto* pool = live<Pool>(handle);
-  return pool == nullptr ? CUDA_ERROR_INVALID_VALUE : allocate(call, out, bytes, pool, stream, true);
+  return pool == nullptr ? CUDA_ERROR_INVALID_VALUE
+                         : allocate(call, out, bytes, pool, stream, true);
 }
 
 CUresult cuMemFreeAsync(CUdeviceptr address, CUstream stream) {
@@ -347,7 +362,8 @@ CUresult cuMemFreeAsync_ptsz(CUdeviceptr address, CUstream stream) {
 CUresult cuMemPoolCreate(CUmemoryPool* out, const CUmemPoolProps* props) {
   Call call(__func__, Needs::kInit);
   if (call.failed()) return call.code();
-  if (out == nullptr || props == nullptr || props->allocType != CU_MEM_ALLOCATION_TYPE_PINNED) return CUDA_ERROR_INVALID_VALUE;
+  if (out == nullptr || props == nullptr || props->allocType != CU_MEM_ALLOCATION_TYPE_PINNED)
+    return CUDA_ERROR_INVALID_VALUE;
   const bool host = props->location.type == CU_MEM_LOCATION_TYPE_HOST ||
                     props->location.type == CU_MEM_LOCATION_TYPE_HOST_NUMA;
   if (host) return CUDA_ERROR_NOT_SUPPORTED;
@@ -405,11 +421,16 @@ CUresult cuMemPoolGetAttribute(CUmemoryPool handle, CUmemPool_attribute attribut
     case CU_MEMPOOL_ATTR_REUSE_ALLOW_INTERNAL_DEPENDENCIES:
       *static_cast<int*>(value) = pool->reuse[attribute - 1];
       return CUDA_SUCCESS;
-    case CU_MEMPOOL_ATTR_RELEASE_THRESHOLD: return put(pool->threshold);
-    case CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT: return put(pool->reserved);
-    case CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH: return put(pool->reserved_high);
-    case CU_MEMPOOL_ATTR_USED_MEM_CURRENT: return put(pool->used);
-    case CU_MEMPOOL_ATTR_USED_MEM_HIGH: return put(pool->used_high);
+    case CU_MEMPOOL_ATTR_RELEASE_THRESHOLD:
+      return put(pool->threshold);
+    case CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT:
+      return put(pool->reserved);
+    case CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH:
+      return put(pool->reserved_high);
+    case CU_MEMPOOL_ATTR_USED_MEM_CURRENT:
+      return put(pool->used);
+    case CU_MEMPOOL_ATTR_USED_MEM_HIGH:
+      return put(pool->used_high);
   }
   return CUDA_ERROR_INVALID_VALUE;
 }
@@ -432,19 +453,24 @@ CUresult cuMemPoolSetAttribute(CUmemoryPool handle, CUmemPool_attribute attribut
     case CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH:
     case CU_MEMPOOL_ATTR_USED_MEM_HIGH:
       if (*static_cast<cuuint64_t*>(value) != 0) return CUDA_ERROR_INVALID_VALUE;
-      if (attribute == CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH) pool->reserved_high = pool->reserved;
-      else pool->used_high = pool->used;
+      if (attribute == CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH)
+        pool->reserved_high = pool->reserved;
+      else
+        pool->used_high = pool->used;
       return CUDA_SUCCESS;
-    default: return CUDA_ERROR_INVALID_VALUE;
+    default:
+      return CUDA_ERROR_INVALID_VALUE;
   }
 }
 
-CUresult cuMemPoolGetAccess(CUmemAccess_flags* flags, CUmemoryPool handle, CUmemLocation* location) {
+CUresult cuMemPoolGetAccess(CUmemAccess_flags* flags, CUmemoryPool handle,
+                            CUmemLocation* location) {
   Call call(__func__, Needs::kInit);
   if (call.failed()) return call.code();
   const auto* pool = live<Pool>(handle);
   if (pool == nullptr || flags == nullptr || location == nullptr) return CUDA_ERROR_INVALID_VALUE;
-  const Device* device = location->type == CU_MEM_LOCATION_TYPE_DEVICE ? driver().device(location->id) : nullptr;
+  const Device* device =
+      location->type == CU_MEM_LOCATION_TYPE_DEVICE ? driver().device(location->id) : nullptr;
   if (device == nullptr) return CUDA_ERROR_INVALID_DEVICE;
   *flags = pool->access[device->index];
   return CUDA_SUCCESS;
@@ -457,7 +483,8 @@ CUresult cuMemPoolSetAccess(CUmemoryPool handle, const CUmemAccessDesc* map, std
   if (pool == nullptr || (map == nullptr && count != 0)) return CUDA_ERROR_INVALID_VALUE;
   for (std::size_t i = 0; i < count; ++i) {
     const CUmemLocation& where = map[i].location;
-    const Device* device = where.type == CU_MEM_LOCATION_TYPE_DEVICE ? driver().device(where.id) : nullptr;
+    const Device* device =
+        where.type == CU_MEM_LOCATION_TYPE_DEVICE ? driver().device(where.id) : nullptr;
     if (device == nullptr) return CUDA_ERROR_INVALID_DEVICE;
     const bool own = device == pool->device;
     if (own && map[i].flags != CU_MEM_ACCESS_FLAGS_PROT_READWRITE) return CUDA_ERROR_INVALID_VALUE;
@@ -481,7 +508,8 @@ CUresult cuDeviceSetMemPool(CUdevice device, CUmemoryPool pool) {
   return call.failed() ? call.code() : set_current(device, pool);
 }
 
-CUresult cuMemGetDefaultMemPool(CUmemoryPool* out, CUmemLocation* location, CUmemAllocationType type) {
+CUresult cuMemGetDefaultMemPool(CUmemoryPool* out, CUmemLocation* location,
+                                CUmemAllocationType type) {
   Call call(__func__, Needs::kInit);
   if (call.failed()) return call.code();
   CUresult code = CUDA_SUCCESS;

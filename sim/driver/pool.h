@@ -31,12 +31,12 @@ struct Pool {
   bool is_default = false;
   bool destroyed = false;  // by the program; lives on while it has allocations
   bool imported = false;
-  ObjectId object;         // once it was exported, or imported
+  ObjectId object;                                        // once it was exported, or imported
   std::map<uint64_t, std::unique_ptr<PoolChunk>> chunks;  // by address
   uint64_t threshold = 0;
   uint64_t reserved = 0, reserved_high = 0;
   uint64_t used = 0, used_high = 0;
-  uint64_t late = 0;       // freed by cuMemFree: leaves `used` at the pool's next action
+  uint64_t late = 0;  // freed by cuMemFree: leaves `used` at the pool's next action
   int reuse[3] = {1, 1, 1};
   CUmemAccess_flags access[kMaxDevices] = {};
 };

@@ -4,16 +4,17 @@
 #include <string>
 
 #include "driver/core.h"
-#include "state/faults.h"
 #include "driver/symbols.h"
+#include "state/faults.h"
 
 namespace softmig::sim {
 namespace {
 
-constexpr CUuuid kIntegrityTable = {{'\xd4', '\x08', '\x20', '\x55', '\xbd', '\xe6', '\x70', '\x4b', '\x8d', '\x34',
-                                     '\xba', '\x12', '\x3c', '\x66', '\xe1', '\xf2'}};
-constexpr CUuuid kRuntimeTable = {{'\x6b', '\xd5', '\xfb', '\x6c', '\x5b', '\xf4', '\xe7', '\x4a', '\x89', '\x87',
-                                   '\xd9', '\x39', '\x12', '\xfd', '\x9d', '\xf9'}};
+constexpr CUuuid kIntegrityTable = {{'\xd4', '\x08', '\x20', '\x55', '\xbd', '\xe6', '\x70', '\x4b',
+                                     '\x8d', '\x34', '\xba', '\x12', '\x3c', '\x66', '\xe1',
+                                     '\xf2'}};
+constexpr CUuuid kRuntimeTable = {{'\x6b', '\xd5', '\xfb', '\x6c', '\x5b', '\xf4', '\xe7', '\x4a',
+                                   '\x89', '\x87', '\xd9', '\x39', '\x12', '\xfd', '\x9d', '\xf9'}};
 
 bool is(const CUuuid& a, const CUuuid& b) { return std::memcmp(&a, &b, sizeof a) == 0; }
 
@@ -22,7 +23,8 @@ void explain_once() {
   if (said) return;
   said = true;
   std::fprintf(stderr,
-               "simulated GPU: it serves programs of the CUDA driver API; the CUDA runtime (cudart) needs a real "
+               "simulated GPU: it serves programs of the CUDA driver API; the CUDA runtime "
+               "(cudart) needs a real "
                "driver, so this program cannot run here\n");
 }
 
@@ -59,7 +61,8 @@ Answer look_up(std::string_view name, int version, cuuint64_t flags) {
   bool has_per_thread = false;
   for (const Symbol& symbol : all_symbols()) {
     const Parts parts = split(symbol.name);
-    has_per_thread |= parts.per_thread && parts.base == name && symbol.since <= softmig_sim_driver_version;
+    has_per_thread |=
+        parts.per_thread && parts.base == name && symbol.since <= softmig_sim_driver_version;
   }
   Answer answer;
   for (const Symbol& symbol : all_symbols()) {
@@ -76,8 +79,10 @@ Answer look_up(std::string_view name, int version, cuuint64_t flags) {
   return answer;
 }
 
-CUresult get(const char* name, void** fn, int version, cuuint64_t flags, CUdriverProcAddressQueryResult* status) {
-  if (name == nullptr || fn == nullptr || (flags & ~cuuint64_t{3}) != 0) return CUDA_ERROR_INVALID_VALUE;
+CUresult get(const char* name, void** fn, int version, cuuint64_t flags,
+             CUdriverProcAddressQueryResult* status) {
+  if (name == nullptr || fn == nullptr || (flags & ~cuuint64_t{3}) != 0)
+    return CUDA_ERROR_INVALID_VALUE;
   const Answer answer = look_up(name, version, flags);
   *fn = answer.symbol != nullptr ? reinterpret_cast<void*>(answer.symbol->address) : nullptr;
   if (status != nullptr) *status = answer.status;

@@ -51,7 +51,8 @@ Device* device_of(const ObjectRow& row) {
 bool share(Range* range) {
   if (range->object) return true;
   const State::Guard guard(driver().state);
-  const ObjectId id = make_object(driver().process, ObjectKind::kIpc, range->device, range->bytes, true);
+  const ObjectId id =
+      make_object(driver().process, ObjectKind::kIpc, range->device, range->bytes, true);
   if (!id) return false;
   range->object = id;
   range->storage = open_shared_storage(id, range->bytes, true, range->storage.get());
@@ -62,10 +63,12 @@ bool share(Range* range) {
 CUresult get_handle(CUipcMemHandle* out, uint64_t address) {
   Extent extent;
   if (out == nullptr || !find_extent(address, &extent)) return CUDA_ERROR_INVALID_VALUE;
-  const bool linear = extent.range->kind == RangeKind::kLinear || extent.range->kind == RangeKind::kBlock;
+  const bool linear =
+      extent.range->kind == RangeKind::kLinear || extent.range->kind == RangeKind::kBlock;
   if (!linear) return CUDA_ERROR_INVALID_VALUE;
   if (!share(extent.range)) return CUDA_ERROR_OUT_OF_MEMORY;
-  const IpcTicket ticket{kIpcMagic, extent.range->object, extent.base - extent.range->base, extent.bytes};
+  const IpcTicket ticket{kIpcMagic, extent.range->object, extent.base - extent.range->base,
+                         extent.bytes};
   std::memset(out, 0, sizeof *out);
   std::memcpy(out, &ticket, sizeof ticket);
   return CUDA_SUCCESS;
@@ -73,17 +76,20 @@ CUresult get_handle(CUipcMemHandle* out, uint64_t address) {
 
 Range* opened_range(ObjectId id) {
   for (auto& [base, range] : driver().ranges) {
-    if (range->kind == RangeKind::kIpc && range->object.index == id.index && range->object.nonce == id.nonce) {
+    if (range->kind == RangeKind::kIpc && range->object.index == id.index &&
+        range->object.nonce == id.nonce) {
       return range.get();
     }
   }
   return nullptr;
 }
 
-CUresult open_handle(Call& call, CUdeviceptr* out, const CUipcMemHandle& handle, unsigned int flags) {
+CUresult open_handle(Call& call, CUdeviceptr* out, const CUipcMemHandle& handle,
+                     unsigned int flags) {
   IpcTicket ticket;
   std::memcpy(static_cast<void*>(&ticket), &handle, sizeof ticket);
-  if (out == nullptr || flags != CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS) return CUDA_ERROR_INVALID_VALUE;
+  if (out == nullptr || flags != CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS)
+    return CUDA_ERROR_INVALID_VALUE;
   if (ticket.magic != kIpcMagic) return CUDA_ERROR_INVALID_HANDLE;
   if (call.forbidden_in_capture()) return call.code();
   Range* range = opened_range(ticket.object);
@@ -122,9 +128,11 @@ CUresult close_handle(uint64_t address) {
 // Memory behind a descriptor that is not ours: the file itself stands for it.
 CUresult import_foreign(Call& call, int fd, uint64_t bytes, External* external) {
   struct stat info {};
-  if (fstat(fd, &info) != 0 || static_cast<uint64_t>(info.st_size) < bytes) return CUDA_ERROR_INVALID_VALUE;
+  if (fstat(fd, &info) != 0 || static_cast<uint64_t>(info.st_size) < bytes)
+    return CUDA_ERROR_INVALID_VALUE;
   const uint64_t pages = round_up(bytes, kPage);
-  const uint64_t key = static_cast<uint64_t>(info.st_dev) * 0x9e3779b97f4a7c15 ^ static_cast<uint64_t>(info.st_ino);
+  const uint64_t key =
+      static_cast<uint64_t>(info.st_dev) * 0x9e3779b97f4a7c15 ^ static_cast<uint64_t>(info.st_ino);
   void* at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
   if (at == MAP_FAILED) return CUDA_ERROR_INVALID_VALUE;
   external->storage = std::make_shared<Storage>(static_cast<std::byte*>(at), bytes);
@@ -152,9 +160,11 @@ ObjectId own_object(int fd) {
   return object_of_descriptor(driver().state, fd);
 }
 
-CUresult import_external(Call& call, CUexternalMemory* out, const CUDA_EXTERNAL_MEMORY_HANDLE_DESC& desc) {
+CUresult import_external(Call& call, CUexternalMemory* out,
+                         const CUDA_EXTERNAL_MEMORY_HANDLE_DESC& desc) {
   if (desc.type != CU_EXTERNAL_MEMORY_HANDLE_TYPE_OPAQUE_FD) return CUDA_ERROR_NOT_SUPPORTED;
-  if (desc.size == 0 || (desc.flags & ~CUDA_EXTERNAL_MEMORY_DEDICATED) != 0) return CUDA_ERROR_INVALID_VALUE;
+  if (desc.size == 0 || (desc.flags & ~CUDA_EXTERNAL_MEMORY_DEDICATED) != 0)
+    return CUDA_ERROR_INVALID_VALUE;
   auto external = std::make_unique<External>();
   external->device = call.device();
   external->bytes = desc.size;
@@ -167,8 +177,10 @@ CUresult import_external(Call& call, CUexternalMemory* out, const CUDA_EXTERNAL_
   return CUDA_SUCCESS;
 }
 
-CUresult map_external(Call& call, CUdeviceptr* out, External* external, const CUDA_EXTERNAL_MEMORY_BUFFER_DESC& desc) {
-  const bool inside = desc.size != 0 && desc.offset < external->bytes && desc.size <= external->bytes - desc.offset;
+CUresult map_external(Call& call, CUdeviceptr* out, External* external,
+                      const CUDA_EXTERNAL_MEMORY_BUFFER_DESC& desc) {
+  const bool inside =
+      desc.size != 0 && desc.offset < external->bytes && desc.size <= external->bytes - desc.offset;
   if (!inside || desc.flags != 0) return CUDA_ERROR_INVALID_VALUE;
   {
     const State::Guard guard(driver().state);
@@ -186,9 +198,11 @@ CUresult map_external(Call& call, CUdeviceptr* out, External* external, const CU
 }
 
 CUresult export_pool(Pool* pool, int* out) {
-  if (pool->props.handleTypes != CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR) return CUDA_ERROR_INVALID_VALUE;
+  if (pool->props.handleTypes != CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR)
+    return CUDA_ERROR_INVALID_VALUE;
   const State::Guard guard(driver().state);
-  if (!pool->object) pool->object = make_object(driver().process, ObjectKind::kPool, pool->device->index, 0, false);
+  if (!pool->object)
+    pool->object = make_object(driver().process, ObjectKind::kPool, pool->device->index, 0, false);
   *out = pool->object ? export_object(driver().process, pool->object) : -1;
   return *out >= 0 ? CUDA_SUCCESS : CUDA_ERROR_OPERATING_SYSTEM;
 }
@@ -238,10 +252,12 @@ CUresult cuIpcCloseMemHandle(CUdeviceptr address) {
 
 // --- external memory
 
-CUresult cuImportExternalMemory(CUexternalMemory* out, const CUDA_EXTERNAL_MEMORY_HANDLE_DESC* desc) {
+CUresult cuImportExternalMemory(CUexternalMemory* out,
+                                const CUDA_EXTERNAL_MEMORY_HANDLE_DESC* desc) {
   Call call(__func__);
   if (call.failed()) return call.code();
-  return out == nullptr || desc == nullptr ? CUDA_ERROR_INVALID_VALUE : import_external(call, out, *desc);
+  return out == nullptr || desc == nullptr ? CUDA_ERROR_INVALID_VALUE
+                                           : import_external(call, out, *desc);
 }
 
 CUresult cuExternalMemoryGetMappedBuffer(CUdeviceptr* out, CUexternalMemory memory,
@@ -250,7 +266,8 @@ CUresult cuExternalMemoryGetMappedBuffer(CUdeviceptr* out, CUexternalMemory memo
   if (call.failed()) return call.code();
   auto* external = live<External>(memory);
   if (external == nullptr) return CUDA_ERROR_INVALID_HANDLE;
-  return out == nullptr || desc == nullptr ? CUDA_ERROR_INVALID_VALUE : map_external(call, out, external, *desc);
+  return out == nullptr || desc == nullptr ? CUDA_ERROR_INVALID_VALUE
+                                           : map_external(call, out, external, *desc);
 }
 
 CUresult cuDestroyExternalMemory(CUexternalMemory memory) {
@@ -267,7 +284,8 @@ CUresult cuDestroyExternalMemory(CUexternalMemory memory) {
 
 // --- pools
 
-CUresult cuMemPoolExportToShareableHandle(void* out, CUmemoryPool handle, CUmemAllocationHandleType type,
+CUresult cuMemPoolExportToShareableHandle(void* out, CUmemoryPool handle,
+                                          CUmemAllocationHandleType type,
                                           unsigned long long flags) {
   Call call(__func__, Needs::kInit);
   if (call.failed()) return call.code();
@@ -277,7 +295,8 @@ CUresult cuMemPoolExportToShareableHandle(void* out, CUmemoryPool handle, CUmemA
   return export_pool(pool, static_cast<int*>(out));
 }
 
-CUresult cuMemPoolImportFromShareableHandle(CUmemoryPool* out, void* handle, CUmemAllocationHandleType type,
+CUresult cuMemPoolImportFromShareableHandle(CUmemoryPool* out, void* handle,
+                                            CUmemAllocationHandleType type,
                                             unsigned long long flags) {
   Call call(__func__, Needs::kInit);
   if (call.failed()) return call.code();
@@ -302,14 +321,17 @@ CUresult cuMemPoolExportPointer(CUmemPoolPtrExportData* out, CUdeviceptr address
 }
 
 // The memory stays the exporter's; what is written here is not seen there.
-CUresult cuMemPoolImportPointer(CUdeviceptr* out, CUmemoryPool handle, CUmemPoolPtrExportData* data) {
+CUresult cuMemPoolImportPointer(CUdeviceptr* out, CUmemoryPool handle,
+                                CUmemPoolPtrExportData* data) {
   Call call(__func__, Needs::kInit);
   if (call.failed()) return call.code();
   auto* pool = live<Pool>(handle);
-  if (pool == nullptr || out == nullptr || data == nullptr || !pool->imported) return CUDA_ERROR_INVALID_VALUE;
+  if (pool == nullptr || out == nullptr || data == nullptr || !pool->imported)
+    return CUDA_ERROR_INVALID_VALUE;
   PoolTicket ticket;
   std::memcpy(static_cast<void*>(&ticket), data, sizeof ticket);
-  if (ticket.magic != kIpcMagic || ticket.pool.nonce != pool->object.nonce) return CUDA_ERROR_INVALID_VALUE;
+  if (ticket.magic != kIpcMagic || ticket.pool.nonce != pool->object.nonce)
+    return CUDA_ERROR_INVALID_VALUE;
   const uint64_t bytes = round_up(ticket.bytes, kPage);
   const uint64_t base = driver().space.take(bytes, kPage);
   Range* range = add_range(RangeKind::kExternal, base, bytes, pool->device, call.context());

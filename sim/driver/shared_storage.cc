@@ -10,7 +10,8 @@
 
 namespace softmig::sim {
 
-std::shared_ptr<Storage> open_shared_storage(ObjectId id, uint64_t bytes, bool create, const Storage* from) {
+std::shared_ptr<Storage> open_shared_storage(ObjectId id, uint64_t bytes, bool create,
+                                             const Storage* from) {
   const std::string path = content_path(*driver().state, id);
   const int fd = open(path.c_str(), O_RDWR | O_CLOEXEC | (create ? O_CREAT : 0), 0666);
   if (fd < 0) return std::make_shared<Storage>();

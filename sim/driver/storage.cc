@@ -24,7 +24,8 @@ void put_pattern(std::byte* at, uint64_t offset, uint32_t pattern, uint64_t byte
 }
 
 std::byte* map_chunk() {
-  void* at = mmap(nullptr, kChunk, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* at = mmap(nullptr, kChunk, PROT_READ | PROT_WRITE,
+                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   return at == MAP_FAILED ? nullptr : static_cast<std::byte*>(at);
 }
 
@@ -42,7 +43,8 @@ std::byte* Storage::data_of(uint64_t index) {
   Chunk& chunk = chunks_[index];
   if (chunk.data == nullptr) {
     chunk.data.reset(map_chunk());
-    if (chunk.data != nullptr && chunk.pattern != 0) put_pattern(chunk.data.get(), 0, chunk.pattern, kChunk);
+    if (chunk.data != nullptr && chunk.pattern != 0)
+      put_pattern(chunk.data.get(), 0, chunk.pattern, kChunk);
   }
   return chunk.data.get();
 }
@@ -98,8 +100,10 @@ void Storage::fill(uint64_t offset, uint32_t value, unsigned int width, uint64_t
       chunk.data.reset();
       chunk.pattern = pattern;
     } else if (std::byte* data = data_of(index)) {
-      if (width == 1) std::memset(data + inside, static_cast<int>(value & 0xff), part);
-      else put_pattern(data + inside, inside, pattern, part);
+      if (width == 1)
+        std::memset(data + inside, static_cast<int>(value & 0xff), part);
+      else
+        put_pattern(data + inside, inside, pattern, part);
     }
     offset += part;
     bytes -= part;
@@ -108,8 +112,10 @@ void Storage::fill(uint64_t offset, uint32_t value, unsigned int width, uint64_t
 
 void Storage::copy_to(Storage* other) const {
   for (const auto& [index, chunk] : chunks_) {
-    if (chunk.data != nullptr) other->write(index * kChunk, chunk.data.get(), kChunk);
-    else other->fill(index * kChunk, chunk.pattern, 4, kChunk);
+    if (chunk.data != nullptr)
+      other->write(index * kChunk, chunk.data.get(), kChunk);
+    else
+      other->fill(index * kChunk, chunk.pattern, 4, kChunk);
   }
 }
 

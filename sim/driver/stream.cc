@@ -7,7 +7,7 @@
 namespace softmig::sim {
 namespace {
 
-constexpr unsigned int kFreeStreams = 1;    // come with the context
+constexpr unsigned int kFreeStreams = 1;  // come with the context
 constexpr unsigned int kStreamsPerPage = 4;
 
 uint64_t stream_bytes(uint64_t count) {
@@ -46,7 +46,8 @@ void retire(Stream* stream) {
 
 CUresult destroy(CUstream handle) {
   Stream* stream = live<Stream>(handle);
-  if (reinterpret_cast<uintptr_t>(handle) <= CU_STREAM_PER_THREAD_VALUE) return CUDA_ERROR_INVALID_HANDLE;
+  if (reinterpret_cast<uintptr_t>(handle) <= CU_STREAM_PER_THREAD_VALUE)
+    return CUDA_ERROR_INVALID_HANDLE;
   if (stream == nullptr || stream == stream->context->legacy) return CUDA_ERROR_INVALID_HANDLE;
   Context* context = stream->context;
   const uint64_t before = stream_bytes(context->streams.size());
@@ -86,8 +87,9 @@ CUresult query(Call& call, CUstream handle, bool per_thread) {
     return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
   }
   if (call.forbidden_in_capture()) return call.code();
-  return stream->tail <= monotonic_ns() && is_host_task_done(stream->host_task) ? CUDA_SUCCESS
-                                                                                 : CUDA_ERROR_NOT_READY;
+  return stream->tail <= monotonic_ns() && is_host_task_done(stream->host_task)
+             ? CUDA_SUCCESS
+             : CUDA_ERROR_NOT_READY;
 }
 
 CUresult wait_event(Call& call, CUstream handle, CUevent event_handle, bool per_thread) {
@@ -125,7 +127,8 @@ unsigned int get_flags(const Stream& s) { return s.flags; }
 int get_priority(const Stream& s) { return s.priority; }
 unsigned long long get_id(const Stream& s) { return s.id; }
 
-CUresult get_both(Call& call, CUstream handle, bool per_thread, CUcontext* context, CUgreenCtx* green) {
+CUresult get_both(Call& call, CUstream handle, bool per_thread, CUcontext* context,
+                  CUgreenCtx* green) {
   if (const CUresult code = answer(call, handle, per_thread, context, get_context)) return code;
   if (green != nullptr) return answer(call, handle, per_thread, green, get_green);
   return CUDA_SUCCESS;
@@ -135,12 +138,16 @@ CUresult get_both(Call& call, CUstream handle, bool per_thread, CUcontext* conte
 
 Stream* find_stream(CUstream handle, bool per_thread, Context* context, CUresult* code) {
   const auto value = reinterpret_cast<uintptr_t>(handle);
-  if (value == CU_STREAM_PER_THREAD_VALUE || (value == 0 && per_thread)) return per_thread_stream(context);
+  if (value == CU_STREAM_PER_THREAD_VALUE || (value == 0 && per_thread))
+    return per_thread_stream(context);
   if (value == 0 || value == CU_STREAM_LEGACY_VALUE) return context->legacy;
   Stream* stream = live<Stream>(handle);
-  if (stream == nullptr) *code = CUDA_ERROR_INVALID_HANDLE;
-  else if (!stream->context->alive) *code = CUDA_ERROR_CONTEXT_IS_DESTROYED;
-  else return stream;
+  if (stream == nullptr)
+    *code = CUDA_ERROR_INVALID_HANDLE;
+  else if (!stream->context->alive)
+    *code = CUDA_ERROR_CONTEXT_IS_DESTROYED;
+  else
+    return stream;
   return nullptr;
 }
 
@@ -167,8 +174,10 @@ void retire_streams(Context* context) {
 uint64_t enqueue(Stream* stream, uint64_t duration_ns) {
   Context* context = stream->context;
   uint64_t begin = std::max(monotonic_ns(), stream->tail);
-  if (stream == context->legacy) begin = std::max(begin, context->blocking_tail);
-  else if (is_blocking(*stream)) begin = std::max(begin, context->legacy->tail);
+  if (stream == context->legacy)
+    begin = std::max(begin, context->blocking_tail);
+  else if (is_blocking(*stream))
+    begin = std::max(begin, context->legacy->tail);
   stream->tail = begin + duration_ns;
   if (is_blocking(*stream)) context->blocking_tail = std::max(context->blocking_tail, stream->tail);
   if (duration_ns != 0) driver().process->note_kernel(context->device->index, begin, stream->tail);

@@ -25,7 +25,8 @@ bool is_host(CUmemLocationType type) {
 
 // The device that the properties name; null is right for host memory.
 CUresult check_props(const CUmemAllocationProp* props, Device** device) {
-  if (props == nullptr || props->type != CU_MEM_ALLOCATION_TYPE_PINNED) return CUDA_ERROR_INVALID_VALUE;
+  if (props == nullptr || props->type != CU_MEM_ALLOCATION_TYPE_PINNED)
+    return CUDA_ERROR_INVALID_VALUE;
   const unsigned int handles = props->requestedHandleTypes;
   if ((handles & ~1u) != 0) return CUDA_ERROR_NOT_SUPPORTED;
   *device = nullptr;
@@ -69,8 +70,8 @@ Range* reservation_of(uint64_t address, uint64_t bytes) {
 using Mappings = std::map<uint64_t, Mapping>;
 
 // The mappings that make up [address, + bytes) exactly; false where there is a hole or a part.
-bool find_whole(Reservation* reservation, uint64_t address, uint64_t bytes, Mappings::iterator* first,
-                Mappings::iterator* end) {
+bool find_whole(Reservation* reservation, uint64_t address, uint64_t bytes,
+                Mappings::iterator* first, Mappings::iterator* end) {
   Mappings& mappings = reservation->mappings;
   *first = mappings.find(address);
   uint64_t at = address;
@@ -91,10 +92,12 @@ bool is_free(const Reservation& reservation, uint64_t address, uint64_t bytes) {
 
 CUresult map(uint64_t address, uint64_t bytes, uint64_t offset, uint64_t handle, uint64_t flags) {
   Physical* physical = find_physical(handle);
-  const bool sizes = bytes != 0 && is_aligned(bytes) && is_aligned(address) && offset == 0 && flags == 0;
+  const bool sizes =
+      bytes != 0 && is_aligned(bytes) && is_aligned(address) && offset == 0 && flags == 0;
   if (physical == nullptr || !sizes || bytes > physical->bytes) return CUDA_ERROR_INVALID_VALUE;
   Range* range = reservation_of(address, bytes);
-  if (range == nullptr || !is_free(*range->reservation, address, bytes)) return CUDA_ERROR_INVALID_VALUE;
+  if (range == nullptr || !is_free(*range->reservation, address, bytes))
+    return CUDA_ERROR_INVALID_VALUE;
   Mapping mapping;
   mapping.bytes = bytes;
   mapping.physical = physical;
@@ -108,7 +111,8 @@ bool share(Physical* physical) {
   if (physical->object) return true;
   const State::Guard guard(driver().state);
   const int device = physical->device->index;
-  const ObjectId id = make_object(driver().process, ObjectKind::kVmm, device, physical->bytes, true);
+  const ObjectId id =
+      make_object(driver().process, ObjectKind::kVmm, device, physical->bytes, true);
   if (!id) return false;
   physical->object = id;
   physical->storage = open_shared_storage(id, physical->bytes, true, physical->storage.get());
@@ -116,7 +120,8 @@ bool share(Physical* physical) {
 }
 
 CUresult export_fd(Physical* physical, int* out) {
-  if ((physical->props.requestedHandleTypes & CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR) == 0) return CUDA_ERROR_INVALID_VALUE;
+  if ((physical->props.requestedHandleTypes & CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR) == 0)
+    return CUDA_ERROR_INVALID_VALUE;
   if (physical->device == nullptr) return CUDA_ERROR_NOT_SUPPORTED;
   if (!share(physical)) return CUDA_ERROR_OUT_OF_MEMORY;
   const State::Guard guard(driver().state);
@@ -182,7 +187,8 @@ bool find_mapping(Range* range, uint64_t address, Extent* extent, Storage** stor
   *storage_offset = address - at->first;
   *contiguous = at->first + at->second.bytes - address;
   const Context* context = current_context();
-  return context != nullptr && at->second.access[context->device->index] != CU_MEM_ACCESS_FLAGS_PROT_NONE;
+  return context != nullptr &&
+         at->second.access[context->device->index] != CU_MEM_ACCESS_FLAGS_PROT_NONE;
 }
 
 }  // namespace softmig::sim
@@ -194,20 +200,23 @@ CUresult cuMemGetAllocationGranularity(std::size_t* bytes, const CUmemAllocation
   Call call(__func__, Needs::kInit);
   if (call.failed()) return call.code();
   Device* device = nullptr;
-  if (bytes == nullptr || option > CU_MEM_ALLOC_GRANULARITY_RECOMMENDED) return CUDA_ERROR_INVALID_VALUE;
+  if (bytes == nullptr || option > CU_MEM_ALLOC_GRANULARITY_RECOMMENDED)
+    return CUDA_ERROR_INVALID_VALUE;
   if (const CUresult code = check_props(props, &device)) return code;
   *bytes = kGranularity;
   return CUDA_SUCCESS;
 }
 
-CUresult cuMemCreate(CUmemGenericAllocationHandle* handle, std::size_t bytes, const CUmemAllocationProp* props,
-                     unsigned long long flags) {
+CUresult cuMemCreate(CUmemGenericAllocationHandle* handle, std::size_t bytes,
+                     const CUmemAllocationProp* props, unsigned long long flags) {
   Call call(__func__, Needs::kInit);
   if (call.failed()) return call.code();
   Device* device = nullptr;
-  if (handle == nullptr || bytes == 0 || !is_aligned(bytes) || flags != 0) return CUDA_ERROR_INVALID_VALUE;
+  if (handle == nullptr || bytes == 0 || !is_aligned(bytes) || flags != 0)
+    return CUDA_ERROR_INVALID_VALUE;
   if (const CUresult code = check_props(props, &device)) return code;
-  if (device != nullptr && !driver().process->take(device->index, bytes)) return CUDA_ERROR_OUT_OF_MEMORY;
+  if (device != nullptr && !driver().process->take(device->index, bytes))
+    return CUDA_ERROR_OUT_OF_MEMORY;
   *handle = make_physical(device, bytes, *props)->handle;
   return CUDA_SUCCESS;
 }
@@ -228,7 +237,8 @@ CUresult cuMemRetainAllocationHandle(CUmemGenericAllocationHandle* handle, void*
   Range* range = find_range(reinterpret_cast<uint64_t>(address));
   Extent extent;
   if (handle == nullptr || range == nullptr || range->kind != RangeKind::kReservation ||
-      !find_mapping(range, reinterpret_cast<uint64_t>(address), &extent, nullptr, nullptr, nullptr)) {
+      !find_mapping(range, reinterpret_cast<uint64_t>(address), &extent, nullptr, nullptr,
+                    nullptr)) {
     return CUDA_ERROR_INVALID_VALUE;
   }
   Physical* physical = range->reservation->mappings[extent.base].physical;
@@ -237,7 +247,8 @@ CUresult cuMemRetainAllocationHandle(CUmemGenericAllocationHandle* handle, void*
   return CUDA_SUCCESS;
 }
 
-CUresult cuMemGetAllocationPropertiesFromHandle(CUmemAllocationProp* props, CUmemGenericAllocationHandle handle) {
+CUresult cuMemGetAllocationPropertiesFromHandle(CUmemAllocationProp* props,
+                                                CUmemGenericAllocationHandle handle) {
   Call call(__func__, Needs::kInit);
   if (call.failed()) return call.code();
   const Physical* physical = find_physical(handle);
@@ -246,13 +257,15 @@ CUresult cuMemGetAllocationPropertiesFromHandle(CUmemAllocationProp* props, CUme
   return CUDA_SUCCESS;
 }
 
-CUresult cuMemAddressReserve(CUdeviceptr* out, std::size_t bytes, std::size_t alignment, CUdeviceptr wish,
-                             unsigned long long flags) {
+CUresult cuMemAddressReserve(CUdeviceptr* out, std::size_t bytes, std::size_t alignment,
+                             CUdeviceptr wish, unsigned long long flags) {
   Call call(__func__, Needs::kInit);
   if (call.failed()) return call.code();
   const bool power = (alignment & (alignment - 1)) == 0;
-  if (out == nullptr || bytes == 0 || !is_aligned(bytes) || !power || flags != 0) return CUDA_ERROR_INVALID_VALUE;
-  const uint64_t base = driver().space.take(bytes, std::max<uint64_t>(alignment, kGranularity), wish);
+  if (out == nullptr || bytes == 0 || !is_aligned(bytes) || !power || flags != 0)
+    return CUDA_ERROR_INVALID_VALUE;
+  const uint64_t base =
+      driver().space.take(bytes, std::max<uint64_t>(alignment, kGranularity), wish);
   if (base == 0) return CUDA_ERROR_OUT_OF_MEMORY;
   Device* device = call.context() != nullptr ? call.device() : driver().devices[0].get();
   add_range(RangeKind::kReservation, base, bytes, device, nullptr)->reservation = new Reservation();
@@ -264,15 +277,16 @@ CUresult cuMemAddressFree(CUdeviceptr address, std::size_t bytes) {
   Call call(__func__, Needs::kInit);
   if (call.failed()) return call.code();
   Range* range = reservation_of(address, bytes);
-  if (range == nullptr || range->base != address || range->bytes != bytes) return CUDA_ERROR_INVALID_VALUE;
+  if (range == nullptr || range->base != address || range->bytes != bytes)
+    return CUDA_ERROR_INVALID_VALUE;
   if (!range->reservation->mappings.empty()) return CUDA_ERROR_INVALID_VALUE;
   delete range->reservation;
   free_range(range);
   return CUDA_SUCCESS;
 }
 
-CUresult cuMemMap(CUdeviceptr address, std::size_t bytes, std::size_t offset, CUmemGenericAllocationHandle handle,
-                  unsigned long long flags) {
+CUresult cuMemMap(CUdeviceptr address, std::size_t bytes, std::size_t offset,
+                  CUmemGenericAllocationHandle handle, unsigned long long flags) {
   Call call(__func__, Needs::kInit);
   return call.failed() ? call.code() : map(address, bytes, offset, handle, flags);
 }
@@ -282,7 +296,8 @@ CUresult cuMemUnmap(CUdeviceptr address, std::size_t bytes) {
   if (call.failed()) return call.code();
   Range* range = reservation_of(address, bytes);
   Mappings::iterator first, end;
-  if (range == nullptr || !find_whole(range->reservation, address, bytes, &first, &end)) return CUDA_ERROR_INVALID_VALUE;
+  if (range == nullptr || !find_whole(range->reservation, address, bytes, &first, &end))
+    return CUDA_ERROR_INVALID_VALUE;
   std::vector<Physical*> unmapped;
   for (auto at = first; at != end; ++at) unmapped.push_back(at->second.physical);
   range->reservation->mappings.erase(first, end);
@@ -293,7 +308,8 @@ CUresult cuMemUnmap(CUdeviceptr address, std::size_t bytes) {
   return CUDA_SUCCESS;
 }
 
-CUresult cuMemSetAccess(CUdeviceptr address, std::size_t bytes, const CUmemAccessDesc* list, std::size_t count) {
+CUresult cuMemSetAccess(CUdeviceptr address, std::size_t bytes, const CUmemAccessDesc* list,
+                        std::size_t count) {
   Call call(__func__, Needs::kInit);
   if (call.failed()) return call.code();
   Range* range = reservation_of(address, bytes);
@@ -305,14 +321,16 @@ CUresult cuMemSetAccess(CUdeviceptr address, std::size_t bytes, const CUmemAcces
   for (std::size_t i = 0; i < count; ++i) {
     const CUmemLocation& where = list[i].location;
     if (is_host(where.type)) continue;
-    const Device* device = where.type == CU_MEM_LOCATION_TYPE_DEVICE ? driver().device(where.id) : nullptr;
+    const Device* device =
+        where.type == CU_MEM_LOCATION_TYPE_DEVICE ? driver().device(where.id) : nullptr;
     if (device == nullptr) return CUDA_ERROR_INVALID_DEVICE;
     for (auto at = first; at != end; ++at) at->second.access[device->index] = list[i].flags;
   }
   return CUDA_SUCCESS;
 }
 
-CUresult cuMemGetAccess(unsigned long long* flags, const CUmemLocation* location, CUdeviceptr address) {
+CUresult cuMemGetAccess(unsigned long long* flags, const CUmemLocation* location,
+                        CUdeviceptr address) {
   Call call(__func__, Needs::kInit);
   if (call.failed()) return call.code();
   Range* range = reservation_of(address, 1);
@@ -321,14 +339,15 @@ CUresult cuMemGetAccess(unsigned long long* flags, const CUmemLocation* location
       !find_mapping(range, address, &extent, nullptr, nullptr, nullptr)) {
     return CUDA_ERROR_INVALID_VALUE;
   }
-  const Device* device = location->type == CU_MEM_LOCATION_TYPE_DEVICE ? driver().device(location->id) : nullptr;
+  const Device* device =
+      location->type == CU_MEM_LOCATION_TYPE_DEVICE ? driver().device(location->id) : nullptr;
   if (device == nullptr) return CUDA_ERROR_INVALID_DEVICE;
   *flags = range->reservation->mappings[extent.base].access[device->index];
   return CUDA_SUCCESS;
 }
 
-CUresult cuMemExportToShareableHandle(void* out, CUmemGenericAllocationHandle handle, CUmemAllocationHandleType type,
-                                      unsigned long long flags) {
+CUresult cuMemExportToShareableHandle(void* out, CUmemGenericAllocationHandle handle,
+                                      CUmemAllocationHandleType type, unsigned long long flags) {
   Call call(__func__, Needs::kInit);
   if (call.failed()) return call.code();
   Physical* physical = find_physical(handle);
@@ -346,7 +365,8 @@ CUresult cuMemImportFromShareableHandle(CUmemGenericAllocationHandle* handle, vo
   return import_fd(static_cast<int>(reinterpret_cast<intptr_t>(os_handle)), handle);
 }
 
-CUresult cuMemGetHandleForAddressRange(void*, CUdeviceptr, std::size_t, CUmemRangeHandleType, unsigned long long) {
+CUresult cuMemGetHandleForAddressRange(void*, CUdeviceptr, std::size_t, CUmemRangeHandleType,
+                                       unsigned long long) {
   Call call(__func__, Needs::kInit);
   return call.failed() ? call.code() : CUDA_ERROR_NOT_SUPPORTED;
 }
@@ -361,8 +381,8 @@ CUresult cuMulticastAddDevice(CUmemGenericAllocationHandle, CUdevice) {
   return call.failed() ? call.code() : CUDA_ERROR_NOT_SUPPORTED;
 }
 
-CUresult cuMulticastBindMem(CUmemGenericAllocationHandle, std::size_t, CUmemGenericAllocationHandle, std::size_t,
-                            std::size_t, unsigned long long) {
+CUresult cuMulticastBindMem(CUmemGenericAllocationHandle, std::size_t, CUmemGenericAllocationHandle,
+                            std::size_t, std::size_t, unsigned long long) {
   Call call(__func__, Needs::kInit);
   return call.failed() ? call.code() : CUDA_ERROR_NOT_SUPPORTED;
 }

@@ -35,6 +35,7 @@ Physical* find_physical(CUmemGenericAllocationHandle handle);
 void drop_if_unused(Physical* physical);
 
 // The content of an object where every process finds it. Made, with `from` in it, if `create`.
-std::shared_ptr<Storage> open_shared_storage(ObjectId id, uint64_t bytes, bool create, const Storage* from);
+std::shared_ptr<Storage> open_shared_storage(ObjectId id, uint64_t bytes, bool create,
+                                             const Storage* from);
 
 }  // namespace softmig::sim

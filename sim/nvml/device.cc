@@ -1,7 +1,8 @@
 // NVML: devices and their memory.
+#include <strings.h>
+
 #include <cstdio>
 #include <cstring>
-#include <strings.h>
 
 #include "nvml/library.h"
 #include "state/activity.h"
@@ -21,7 +22,8 @@ nvmlReturn_t count_devices(unsigned int* count) {
 }
 
 nvmlReturn_t by_index(unsigned int index, nvmlDevice_t* device) {
-  if (device == nullptr || index >= static_cast<unsigned int>(nvml_state().device_count())) return NVML_ERROR_INVALID_ARGUMENT;
+  if (device == nullptr || index >= static_cast<unsigned int>(nvml_state().device_count()))
+    return NVML_ERROR_INVALID_ARGUMENT;
   *device = device_handle(static_cast<int>(index));
   return NVML_SUCCESS;
 }
@@ -48,7 +50,8 @@ nvmlReturn_t bus_info(nvmlDevice_t device, nvmlPciInfo_t* info) {
   if (index < 0 || info == nullptr) return NVML_ERROR_INVALID_ARGUMENT;
   const DeviceRow& row = nvml_state().file().devices[index];
   *info = nvmlPciInfo_t{};
-  std::snprintf(info->busIdLegacy, sizeof info->busIdLegacy, "%04X:%02X:%02X.0", row.pci_domain, row.pci_bus, row.pci_slot);
+  std::snprintf(info->busIdLegacy, sizeof info->busIdLegacy, "%04X:%02X:%02X.0", row.pci_domain,
+                row.pci_bus, row.pci_slot);
   std::snprintf(info->busId, sizeof info->busId, "%s", bus_text(row).c_str());
   info->domain = row.pci_domain;
   info->bus = row.pci_bus;
@@ -65,7 +68,7 @@ struct Memory {
 Memory memory_of(int index) {
   State& state = nvml_state();
   const State::Guard guard(&state);
-  state.sweep();
+  state.sweep(State::Care::kQuick);
   const DeviceRow& row = state.file().devices[index];
   const uint64_t free = state.available(index);
   return {row.total, row.reserved, free, row.total - row.reserved - free};
@@ -166,7 +169,8 @@ nvmlReturn_t nvmlDeviceGetPciInfo_v3(nvmlDevice_t device, nvmlPciInfo_t* info) {
   return call.failed() ? call.code() : bus_info(device, info);
 }
 
-nvmlReturn_t nvmlDeviceGetMigMode(nvmlDevice_t device, unsigned int* current, unsigned int* pending) {
+nvmlReturn_t nvmlDeviceGetMigMode(nvmlDevice_t device, unsigned int* current,
+                                  unsigned int* pending) {
   NvmlCall call(__func__);
   if (call.failed()) return call.code();
   const int index = device_index(device);

@@ -19,7 +19,8 @@ int g_users = 0;
 State* g_state = nullptr;
 
 nvmlReturn_t start(unsigned int flags) {
-  if ((flags & ~(NVML_INIT_FLAG_NO_GPUS | NVML_INIT_FLAG_NO_ATTACH)) != 0) return NVML_ERROR_INVALID_ARGUMENT;
+  if ((flags & ~(NVML_INIT_FLAG_NO_GPUS | NVML_INIT_FLAG_NO_ATTACH)) != 0)
+    return NVML_ERROR_INVALID_ARGUMENT;
   if (is_absent("nvml")) return NVML_ERROR_DRIVER_NOT_LOADED;
   const std::lock_guard lock(g_mutex);
   std::string error;
@@ -141,7 +142,8 @@ nvmlReturn_t nvmlSystemGetDriverVersion(char* text, unsigned int capacity) {
 nvmlReturn_t nvmlSystemGetNVMLVersion(char* text, unsigned int capacity) {
   NvmlCall call(__func__, false);
   if (call.failed()) return call.code();
-  const std::string version = std::to_string(softmig_sim_driver_version / 1000) + "." + driver_text();
+  const std::string version =
+      std::to_string(softmig_sim_driver_version / 1000) + "." + driver_text();
   return copy_text(version.c_str(), text, capacity);
 }
 

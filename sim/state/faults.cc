@@ -78,8 +78,11 @@ std::vector<Rule> parse_rules(std::string text) {
     const std::string_view part = cut(&rest, ',');
     Rule rule;
     if (part.empty()) continue;
-    if (parse_rule(part, &rule)) rules.push_back(std::move(rule));
-    else std::fprintf(stderr, "simulated GPU: not a fault: %.*s\n", static_cast<int>(part.size()), part.data());
+    if (parse_rule(part, &rule))
+      rules.push_back(std::move(rule));
+    else
+      std::fprintf(stderr, "simulated GPU: not a fault: %.*s\n", static_cast<int>(part.size()),
+                   part.data());
   }
   return rules;
 }
@@ -91,7 +94,8 @@ void read_file(Rules* rules) {
     rules->changed = {};
     return;
   }
-  const bool same = info.st_mtim.tv_sec == rules->changed.tv_sec && info.st_mtim.tv_nsec == rules->changed.tv_nsec;
+  const bool same = info.st_mtim.tv_sec == rules->changed.tv_sec &&
+                    info.st_mtim.tv_nsec == rules->changed.tv_nsec;
   if (same) return;
   rules->changed = info.st_mtim;
   std::ifstream in(rules->path);
@@ -102,8 +106,10 @@ Rules* make_rules() {
   const char* text = getenv("SOFTMIG_SIM_FAULT");
   if (text == nullptr || *text == '\0') return nullptr;
   auto* rules = new Rules();
-  if (*text == '@') rules->path = text + 1;
-  else rules->list = parse_rules(text);
+  if (*text == '@')
+    rules->path = text + 1;
+  else
+    rules->list = parse_rules(text);
   return rules;
 }
 
@@ -147,11 +153,14 @@ std::optional<unsigned int> injected_fault(std::string_view function) {
     const std::lock_guard lock(rules->mutex);
     if (!rules->path.empty()) read_file(rules);
     for (Rule& rule : rules->list) {
-      if ((rule.action != "fail" && rule.action != "slow") || !matches(rule.function, function)) continue;
+      if ((rule.action != "fail" && rule.action != "slow") || !matches(rule.function, function))
+        continue;
       ++rule.calls;
       if (rule.calls < rule.first || (rule.calls > rule.first && !rule.onwards)) continue;
-      if (rule.action == "slow") sleep += rule.value;
-      else result = static_cast<unsigned int>(rule.value);
+      if (rule.action == "slow")
+        sleep += rule.value;
+      else
+        result = static_cast<unsigned int>(rule.value);
     }
   }
   if (sleep != 0) sleep_ns(sleep);

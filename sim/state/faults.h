@@ -1,7 +1,7 @@
 // Faults on request, from SOFTMIG_SIM_FAULT: a list of rules, separated by commas.
 //
-//   FUNCTION:fail=CODE[@N[+]]   the N-th call (all from the N-th on) ends with that result; no @: all
-//   FUNCTION:slow=TIME[@N[+]]   takes that much longer; TIME is a number with us, ms or s
+//   FUNCTION:fail=CODE[@N[+]]   the N-th call (all from the N-th on) ends with that result; no @:
+//   all FUNCTION:slow=TIME[@N[+]]   takes that much longer; TIME is a number with us, ms or s
 //   nvml:absent                 NVML does not start
 //   cuda:absent                 there is no device
 //   missing=FUNCTION            the driver does not have it: not by dlsym nor by cuGetProcAddress

@@ -17,7 +17,8 @@ std::string uuid_text(const DeviceRow& device) {
 
 std::string bus_text(const DeviceRow& device) {
   char text[32];
-  std::snprintf(text, sizeof text, "%08X:%02X:%02X.0", device.pci_domain, device.pci_bus, device.pci_slot);
+  std::snprintf(text, sizeof text, "%08X:%02X:%02X.0", device.pci_domain, device.pci_bus,
+                device.pci_slot);
   return text;
 }
 

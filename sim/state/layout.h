@@ -83,8 +83,8 @@ struct ObjectRow {
   uint32_t device;
   uint32_t nonce;
   uint64_t bytes;
-  uint64_t key;      // kExternal: which file
-  uint32_t maker;    // index of its ProcessRow
+  uint64_t key;    // kExternal: which file
+  uint32_t maker;  // index of its ProcessRow
   uint32_t maker_generation;
   uint32_t exported;  // a descriptor was handed out: the lock tells whether one is still open
   Sharer sharers[kMaxSharers];
@@ -121,7 +121,7 @@ struct StateFile {
   uint64_t managed;
   uint64_t kernel_ns;
   uint64_t accounting;
-  pthread_mutex_t mutex;  // robust, shared by processes
+  pthread_mutex_t mutex;                // robust, shared by processes
   std::atomic<uint32_t> processes_end;  // rows from here on were never used
   std::atomic<uint32_t> objects_end;
   std::atomic<uint32_t> next_nonce;

@@ -5,6 +5,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <cerrno>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -52,7 +54,13 @@ uint64_t own_pid_namespace() {
 }
 
 int open_state_again(const State& state) {
-  return open(state.path().c_str(), O_RDWR | O_CLOEXEC);
+  const int fd = open(state.path().c_str(), O_RDWR | O_CLOEXEC);
+  struct stat info {};
+  if (fd >= 0 && fstat(fd, &info) == 0 && info.st_dev == state.device_ &&
+      info.st_ino == state.inode_)
+    return fd;
+  if (fd >= 0) close(fd);
+  return -1;
 }
 
 bool is_locked(int fd, int64_t offset) {
@@ -60,10 +68,11 @@ bool is_locked(int fd, int64_t offset) {
   return fcntl(fd, F_OFD_GETLK, &lock) != 0 || lock.l_type != F_UNLCK;
 }
 
-bool is_alive(int fd, const ProcessRow& row, uint32_t index) {
+bool is_alive(int fd, const ProcessRow& row, uint32_t index, State::Care care) {
   if (fd >= 0 && !is_locked(fd, kImageLocks + index)) return false;
   static const uint64_t here = own_pid_namespace();
   if (row.pid_namespace != here) return true;
+  if (fd >= 0 && care == State::Care::kQuick) return kill(row.pid, 0) == 0 || errno != ESRCH;
   return process_start_time(row.pid) == row.start_time;
 }
 

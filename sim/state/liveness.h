@@ -9,14 +9,12 @@
 
 #include <cstdint>
 
-#include "state/layout.h"
+#include "state/state.h"
 
 namespace softmig::sim {
 
-class State;
-
 // `fd`: a descriptor of the state file (open_state_again), or -1: then only /proc is asked.
-bool is_alive(int fd, const ProcessRow& row, uint32_t index);
+bool is_alive(int fd, const ProcessRow& row, uint32_t index, State::Care care);
 
 // Locks row `index` for this program image. False if it is locked or the file is gone.
 bool hold_image_lock(const State& state, uint32_t index);

@@ -30,7 +30,8 @@ int find_own(dl_phdr_info* info, size_t, void* out) {
   }
   if (!own || dynamic == nullptr) return 0;
   auto* table = static_cast<Table*>(out);
-  for (auto* entry = reinterpret_cast<Elf64_Dyn*>(info->dlpi_addr + dynamic->p_vaddr); entry->d_tag != DT_NULL; ++entry) {
+  for (auto* entry = reinterpret_cast<Elf64_Dyn*>(info->dlpi_addr + dynamic->p_vaddr);
+       entry->d_tag != DT_NULL; ++entry) {
     if (entry->d_tag == DT_SYMTAB) table->symbols = reinterpret_cast<Elf64_Sym*>(entry->d_un.d_ptr);
     if (entry->d_tag == DT_STRTAB) table->names = reinterpret_cast<const char*>(entry->d_un.d_ptr);
     if (entry->d_tag == DT_HASH) table->hash = reinterpret_cast<const uint32_t*>(entry->d_un.d_ptr);
@@ -55,7 +56,8 @@ __attribute__((constructor)) void remove_missing() {
   if (table.symbols == nullptr || table.names == nullptr || table.hash == nullptr) return;
   for (uint32_t i = 0; i < table.hash[1]; ++i) {
     Elf64_Sym& symbol = table.symbols[i];
-    if (symbol.st_shndx != SHN_UNDEF && is_missing(table.names + symbol.st_name)) make_undefined(&symbol);
+    if (symbol.st_shndx != SHN_UNDEF && is_missing(table.names + symbol.st_name))
+      make_undefined(&symbol);
   }
 }
 

@@ -185,12 +185,14 @@ int export_object(Process* process, ObjectId id) {
 }
 
 ObjectId object_of_descriptor(State* state, int fd) {
-  struct stat theirs {}, ours {};
+  struct stat theirs {
+  }, ours{};
   if (fstat(fd, &theirs) != 0 || stat(state->path().c_str(), &ours) != 0) return {};
   if (theirs.st_dev != ours.st_dev || theirs.st_ino != ours.st_ino) return {};
   const int64_t offset = lseek(fd, 0, SEEK_CUR) - kExportOffsets;
   if (offset <= 0) return {};
-  const ObjectId id{static_cast<uint32_t>(offset / kNonces), static_cast<uint32_t>(offset % kNonces)};
+  const ObjectId id{static_cast<uint32_t>(offset / kNonces),
+                    static_cast<uint32_t>(offset % kNonces)};
   return find_object(state, id) != nullptr ? id : ObjectId{};
 }
 
@@ -221,7 +223,8 @@ uint64_t listed_object_bytes(const State& state, uint32_t index, int device) {
   const uint32_t end = state.file().objects_end.load(std::memory_order_acquire);
   for (uint32_t i = 0; i < end; ++i) {
     const ObjectRow& row = state.file().objects[i];
-    if (is_live(row) && row.device == static_cast<uint32_t>(device) && lister(state, row) == index) bytes += row.bytes;
+    if (is_live(row) && row.device == static_cast<uint32_t>(device) && lister(state, row) == index)
+      bytes += row.bytes;
   }
   return bytes;
 }

@@ -51,7 +51,7 @@ int find_row(State* state) {
 
 Process* Process::enter(State* state, uint32_t devices) {
   const State::Guard guard(state);
-  state->sweep();
+  state->sweep(State::Care::kThorough);
   const int index = find_row(state);
   if (index < 0) return nullptr;
   ProcessRow& row = state->file().processes[index];
@@ -74,7 +74,8 @@ bool Process::take_locked(int device, uint64_t listed, uint64_t unlisted) {
   const uint64_t now = mine.listed.load(std::memory_order_relaxed) + listed;
   mine.listed.store(now, std::memory_order_relaxed);
   mine.unlisted.fetch_add(unlisted, std::memory_order_relaxed);
-  if (now > mine.listed_high.load(std::memory_order_relaxed)) mine.listed_high.store(now, std::memory_order_relaxed);
+  if (now > mine.listed_high.load(std::memory_order_relaxed))
+    mine.listed_high.store(now, std::memory_order_relaxed);
   return true;
 }
 

@@ -13,8 +13,8 @@ constexpr Model kModels[] = {
      50 * 1024 * 1024, 233472},
     {"a100", "NVIDIA A100-SXM4-80GB", 0x20B210DE, 108, 2048, 8, 0, 1410000, 1593000, 5120,
      40 * 1024 * 1024, 167936},
-    {"l40s", "NVIDIA L40S", 0x26B910DE, 142, 1536, 8, 9, 2520000, 9001000, 384,
-     96 * 1024 * 1024, 102400},
+    {"l40s", "NVIDIA L40S", 0x26B910DE, 142, 1536, 8, 9, 2520000, 9001000, 384, 96 * 1024 * 1024,
+     102400},
     {"t4", "Tesla T4", 0x1EB810DE, 40, 1024, 7, 5, 1590000, 5001000, 256, 4 * 1024 * 1024, 65536},
 };
 
@@ -28,10 +28,17 @@ bool parse_size(std::string_view text, uint64_t* out) {
   if (text.empty()) return false;
   uint64_t unit = 1;
   switch (text.back()) {
-    case 'K': unit = kKiB; break;
-    case 'M': unit = kMiB; break;
-    case 'G': unit = kGiB; break;
-    default: break;
+    case 'K':
+      unit = kKiB;
+      break;
+    case 'M':
+      unit = kMiB;
+      break;
+    case 'G':
+      unit = kGiB;
+      break;
+    default:
+      break;
   }
   if (unit != 1) text.remove_suffix(1);
   if (!parse_number(text, out) || *out > ~uint64_t{0} / unit) return false;
@@ -47,7 +54,8 @@ std::string_view cut(std::string_view* text, char separator) {
 }
 
 bool parse_group(std::string_view text, Settings* out) {
-  const std::string_view model = text.find(':') == text.npos ? "h100" : text.substr(text.find(':') + 1);
+  const std::string_view model =
+      text.find(':') == text.npos ? "h100" : text.substr(text.find(':') + 1);
   std::string_view size = text.substr(0, text.find(':'));
   uint64_t count = 0, memory = 0;
   const Model* found = find_model(model);
@@ -72,8 +80,10 @@ bool parse_option(std::string_view text, Settings* out) {
   const struct {
     std::string_view key;
     uint64_t* value;
-  } sizes[] = {{"context", &out->context_listed}, {"overhead", &out->context_unlisted},
-               {"base", &out->base},              {"reserved", &out->reserved},
+  } sizes[] = {{"context", &out->context_listed},
+               {"overhead", &out->context_unlisted},
+               {"base", &out->base},
+               {"reserved", &out->reserved},
                {"managed", &out->managed}};
   const auto* row = std::find_if(std::begin(sizes), std::end(sizes),
                                  [&](const auto& candidate) { return candidate.key == key; });

@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <mutex>
 
 #include "state/liveness.h"
@@ -104,11 +105,11 @@ bool make_content(int fd, StateFile* file, std::string* error) {
   return good;
 }
 
-StateFile* map_file(const std::string& path, std::string* error) {
+StateFile* map_file(const std::string& path, struct stat* info, std::string* error) {
   const int fd = open_or_make(path);
-  struct stat info {};
-  if (fd < 0 || fstat(fd, &info) != 0 ||
-      (info.st_size < static_cast<off_t>(sizeof(StateFile)) && ftruncate(fd, sizeof(StateFile)) != 0)) {
+  if (fd < 0 || fstat(fd, info) != 0 ||
+      (info->st_size < static_cast<off_t>(sizeof(StateFile)) &&
+       ftruncate(fd, sizeof(StateFile)) != 0)) {
     *error = path + ": " + std::strerror(errno);
     if (fd >= 0) close(fd);
     return nullptr;
@@ -138,9 +139,10 @@ State* State::open(std::string* error) {
   static State* state = nullptr;
   const std::lock_guard lock(mutex);
   if (state != nullptr) return state;
-  const std::string path = state_path();
-  StateFile* file = map_file(path, error);
-  if (file != nullptr) state = new State(file, path);
+  const std::string path = std::filesystem::absolute(state_path());
+  struct stat info {};
+  StateFile* file = map_file(path, &info, error);
+  if (file != nullptr) state = new State(file, path, info.st_dev, info.st_ino);
   return state;
 }
 
@@ -155,17 +157,18 @@ State::Guard::~Guard() { pthread_mutex_unlock(&state_->file_->mutex); }
 
 void State::recover() {
   file_->recoveries.fetch_add(1, std::memory_order_relaxed);
-  sweep();
+  sweep(Care::kThorough);
   recount();
 }
 
-bool State::sweep() {
+bool State::sweep(Care care) {
   const int fd = open_state_again(*this);
   bool found = false;
   const uint32_t end = file_->processes_end.load(std::memory_order_acquire);
   for (uint32_t i = 0; i < end; ++i) {
     ProcessRow& row = file_->processes[i];
-    if (row.state.load(std::memory_order_acquire) != RowState::kLive || is_alive(fd, row, i)) continue;
+    if (row.state.load(std::memory_order_acquire) != RowState::kLive || is_alive(fd, row, i, care))
+      continue;
     row.state.store(RowState::kFree, std::memory_order_release);
     found = true;
   }
@@ -190,7 +193,8 @@ void State::recount() {
   }
   add_object_bytes(*this, used);
   for (uint32_t d = 0; d < file_->device_count; ++d) {
-    file_->devices[d].used.store(used[d] + (attached[d] ? file_->base : 0), std::memory_order_relaxed);
+    file_->devices[d].used.store(used[d] + (attached[d] ? file_->base : 0),
+                                 std::memory_order_relaxed);
   }
 }
 
@@ -201,7 +205,8 @@ uint64_t State::available(int device) const {
 }
 
 bool State::take(int device, uint64_t bytes) {
-  if (bytes > available(device) && (!sweep() || bytes > available(device))) return false;
+  if (bytes > available(device) && (!sweep(Care::kThorough) || bytes > available(device)))
+    return false;
   file_->devices[device].used.fetch_add(bytes, std::memory_order_relaxed);
   return true;
 }

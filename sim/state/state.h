@@ -38,8 +38,11 @@ class State {
 
   // Everything below needs the Guard.
 
-  // Frees what dead processes held and drops objects that nobody holds. True if it found any.
-  bool sweep();
+  // Frees what dead processes held and drops objects that nobody holds. True if it found any. The
+  // quick way does not compare start times, which matters only where a process was forked in the
+  // instant in which another thread entered the table.
+  enum class Care { kQuick, kThorough };
+  bool sweep(Care care);
 
   // Bytes that may still be taken from a device.
   uint64_t available(int device) const;
@@ -52,11 +55,15 @@ class State {
   void recount();
 
  private:
-  State(StateFile* file, std::string path) : file_(file), path_(std::move(path)) {}
+  friend int open_state_again(const State& state);
+  State(StateFile* file, std::string path, uint64_t device, uint64_t inode)
+      : file_(file), path_(std::move(path)), device_(device), inode_(inode) {}
   void recover();
 
   StateFile* file_;
   std::string path_;
+  uint64_t device_;  // of the file, which tells it from one that was made in its place
+  uint64_t inode_;
 };
 
 // A descriptor of the state file for locks and exports, close-on-exec; -1 if it is gone.

@@ -23,24 +23,28 @@ void show_processes(const State& state, int device) {
     const ProcessRow& row = state.file().processes[i];
     if (row.state.load(std::memory_order_acquire) != RowState::kLive) continue;
     const Usage& usage = row.usage[device];
-    const uint64_t listed = usage.listed.load(std::memory_order_relaxed) + listed_object_bytes(state, i, device);
+    const uint64_t listed =
+        usage.listed.load(std::memory_order_relaxed) + listed_object_bytes(state, i, device);
     const uint64_t unlisted = usage.unlisted.load(std::memory_order_relaxed);
     if (listed + unlisted == 0) continue;
-    std::printf("  process %d uid %u contexts %u listed %.3f beside %.3f MiB  %s\n", row.pid, row.uid,
-                usage.contexts.load(std::memory_order_relaxed), mib(listed), mib(unlisted), row.name);
+    std::printf("  process %d uid %u contexts %u listed %.3f beside %.3f MiB  %s\n", row.pid,
+                row.uid, usage.contexts.load(std::memory_order_relaxed), mib(listed), mib(unlisted),
+                row.name);
   }
 }
 
 int show(State* state) {
   const State::Guard guard(state);
-  state->sweep();
-  std::printf("state %s, recovered %llu times\n", state->path().c_str(),
-              static_cast<unsigned long long>(state->file().recoveries.load(std::memory_order_relaxed)));
+  state->sweep(State::Care::kThorough);
+  std::printf(
+      "state %s, recovered %llu times\n", state->path().c_str(),
+      static_cast<unsigned long long>(state->file().recoveries.load(std::memory_order_relaxed)));
   for (int i = 0; i < state->device_count(); ++i) {
     const DeviceRow& row = state->file().devices[i];
     std::printf("device %d %s %s %s\n", i, uuid_text(row).c_str(), bus_text(row).c_str(), row.name);
-    std::printf("  total %.3f reserved %.3f used %.3f free %.3f MiB\n", mib(row.total), mib(row.reserved),
-                mib(row.used.load(std::memory_order_relaxed)), mib(state->available(i)));
+    std::printf("  total %.3f reserved %.3f used %.3f free %.3f MiB\n", mib(row.total),
+                mib(row.reserved), mib(row.used.load(std::memory_order_relaxed)),
+                mib(state->available(i)));
     show_processes(*state, i);
   }
   return 0;

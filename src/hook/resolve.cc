@@ -159,6 +159,7 @@ void* system_function(std::atomic<void*>& cache, const char* name) {
   void* address = cache.load(std::memory_order_relaxed);
   if (address == nullptr) {
     address = look_for("libc.so", "libdl.so", name).found;
+    if (address == nullptr) address = look_for("ld-musl-", nullptr, name).found;
     cache.store(address, std::memory_order_relaxed);
   }
   return address;

@@ -16,7 +16,9 @@ constinit uint32_t g_fork_word = 1;  // where the kernel cannot wipe pages
 
 void wipe_fork_word() { g_fork_word = 0; }
 
-extern "C" int __register_atfork(void (*prepare)(), void (*parent)(), void (*child)(), void* dso);
+// Weak: a C library that has none (musl) would refuse to load us.
+extern "C" [[gnu::weak]] int __register_atfork(void (*prepare)(), void (*parent)(),
+                                               void (*child)(), void* dso);
 
 }  // namespace
 
@@ -54,7 +56,9 @@ volatile uint32_t* make_fork_mark() {
   void* page = map_pages(kMarkBytes);
   if (page == nullptr || madvise(page, kMarkBytes, kWipeOnFork) != 0) {
     unmap_pages(page, kMarkBytes);
-    __register_atfork(nullptr, nullptr, wipe_fork_word, nullptr);
+    if (__register_atfork != nullptr) {
+      __register_atfork(nullptr, nullptr, wipe_fork_word, nullptr);
+    }
     return &g_fork_word;
   }
   auto* word = static_cast<volatile uint32_t*>(page);

@@ -11,8 +11,9 @@ setup() {
   unset CUDA_VISIBLE_DEVICES LD_PRELOAD SOFTMIG_REGION SOFTMIG_SIM SLURM_JOB_ID XDG_RUNTIME_DIR
 }
 
-# softmig run on a simulated GPU with a limit, and more options or a command behind.
-sliced() { "$SOFTMIG" run --sim 1x8G --memory 4G "$@"; }
+# softmig run on a simulated GPU with a limit, and more options or a command behind. Bounded: what
+# hangs must not outlive its test.
+sliced() { timeout 100 "$SOFTMIG" run --sim 1x8G --memory 4G "$@"; }
 
 # softmig run for the background: no terminal, and SIGINT not ignored as bash does for its jobs.
 detached() { exec env --default-signal setsid "$SOFTMIG" run "$@"; }

@@ -13,7 +13,8 @@ using namespace softmig;
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   // Each byte stands for a run of bytes, so that lines longer than the buffer are common.
   std::string text;
-  for (size_t i = 0; i < size; i++) text.append(data[i] % 64 == 0 ? 1 : data[i] * 8u, data[i] % 4 ? 'a' : '\n');
+  for (size_t i = 0; i < size; i++)
+    text.append(data[i] % 64 == 0 ? 1 : data[i] * 8u, data[i] % 4 ? 'a' : '\n');
   const int fd = memfd_create("lines", 0);
   fuzz::must(write(fd, text.data(), text.size()) == static_cast<ssize_t>(text.size()));
   lseek(fd, 0, SEEK_SET);

@@ -23,18 +23,17 @@ TEST_P(AcceptedSize, MeansExactlyThis) {
 
 INSTANTIATE_TEST_SUITE_P(
     Grammar, AcceptedSize,
-    ::testing::Values(
-        Row{"16g", 16 * kGiB}, Row{"24G", 24 * kGiB}, Row{"12288M", 12 * kGiB},
-        Row{"12GB", 12 * kGiB}, Row{"12gb", 12 * kGiB}, Row{"12GiB", 12 * kGiB},
-        Row{"12gib", 12 * kGiB}, Row{"12T", 12 * kTiB}, Row{"12G ", 12 * kGiB},
-        Row{" \t12 GiB\r", 12 * kGiB}, Row{"11517.0M", 11517 * kMiB}, Row{"0.5G", kGiB / 2},
-        Row{"1.5G", kGiB * 3 / 2}, Row{"010G", 10 * kGiB}, Row{"512K", 512 * kKiB},
-        Row{"1T", kTiB}, Row{"4096", 4096}, Row{"0", 0}, Row{"0G", 0}, Row{"0.0G", 0},
-        Row{"1.9", 1}, Row{"1.0009765625K", 1025}, Row{"0.1G", 107374182},
-        Row{"000000000000000000000000000000016g", 16 * kGiB},
-        Row{"1.50000000000000000000000000000000000000G", kGiB * 3 / 2},
-        Row{"9223372036854775807", INT64_MAX}, Row{"8388607T", 8388607 * kTiB},
-        Row{"0.99999999999999999999999999999999999999K", 1023}));
+    ::testing::Values(Row{"16g", 16 * kGiB}, Row{"24G", 24 * kGiB}, Row{"12288M", 12 * kGiB},
+                      Row{"12GB", 12 * kGiB}, Row{"12gb", 12 * kGiB}, Row{"12GiB", 12 * kGiB},
+                      Row{"12gib", 12 * kGiB}, Row{"12T", 12 * kTiB}, Row{"12G ", 12 * kGiB},
+                      Row{" \t12 GiB\r", 12 * kGiB}, Row{"11517.0M", 11517 * kMiB},
+                      Row{"0.5G", kGiB / 2}, Row{"1.5G", kGiB * 3 / 2}, Row{"010G", 10 * kGiB},
+                      Row{"512K", 512 * kKiB}, Row{"1T", kTiB}, Row{"4096", 4096}, Row{"0", 0},
+                      Row{"0G", 0}, Row{"0.0G", 0}, Row{"1.9", 1}, Row{"1.0009765625K", 1025},
+                      Row{"0.1G", 107374182}, Row{"000000000000000000000000000000016g", 16 * kGiB},
+                      Row{"1.50000000000000000000000000000000000000G", kGiB * 3 / 2},
+                      Row{"9223372036854775807", INT64_MAX}, Row{"8388607T", 8388607 * kTiB},
+                      Row{"0.99999999999999999999999999999999999999K", 1023}));
 
 class RefusedSize : public ::testing::TestWithParam<std::string> {};
 
@@ -44,14 +43,15 @@ TEST_P(RefusedSize, LeavesTheValueAlone) {
   EXPECT_EQ(bytes, 77u);
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Grammar, RefusedSize,
-    ::testing::Values("", " ", "-1", "-1M", "+1", "1e3M", "1e3", "0x10", "12Gi", "12GBB", "12iB",
-                      "12B", "12X", "G", ".5G", "5.G", ".", "1.2.3G", "1,5G", "12 G B", "12G B",
-                      "1 2G", "99999999999999999999", "9223372036854775808", "8388608T",
-                      "99999999999T", "8388607.99999999999999999999T1", "0.0000000001M", "0.1",
-                      "12G\n", "12G#", "nan", "inf", "١٢G", std::string("12G\0", 4),
-                      std::string("\0", 1)));
+INSTANTIATE_TEST_SUITE_P(Grammar, RefusedSize,
+                         ::testing::Values("", " ", "-1", "-1M", "+1", "1e3M", "1e3", "0x10",
+                                           "12Gi", "12GBB", "12iB", "12B", "12X", "G", ".5G", "5.G",
+                                           ".", "1.2.3G", "1,5G", "12 G B", "12G B", "1 2G",
+                                           "99999999999999999999", "9223372036854775808",
+                                           "8388608T", "99999999999T",
+                                           "8388607.99999999999999999999T1", "0.0000000001M", "0.1",
+                                           "12G\n", "12G#", "nan", "inf", "١٢G",
+                                           std::string("12G\0", 4), std::string("\0", 1)));
 
 TEST(Size, ReadsBackWhatItPrintsExactly) {
   std::mt19937_64 random(1);

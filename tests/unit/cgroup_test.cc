@@ -36,16 +36,16 @@ INSTANTIATE_TEST_SUITE_P(
 
 INSTANTIATE_TEST_SUITE_P(
     Unfit, CgroupLine,
-    ::testing::Values(
-        Row{"", 0}, Row{"::", 0}, Row{"job_5", 0}, Row{"0::/job_5", 0}, Row{"0::/a/job_5/slurm", 0},
-        Row{"0::/slurm/job_", 0}, Row{"0::/slurm/job_0", 0}, Row{"0::/slurm/job_5x", 0},
-        Row{"0::/slurm/job_-5", 0}, Row{"0::/slurm/job_4294967296", 0},
-        Row{"0::/slurm/xjob_5", 0}, Row{"0::/../../job_5/slurm", 0},
-        // A user's own directories.
-        Row{"0::/user.slice/user-5001.slice/user@5001.service/slurm/job_5", 0},
-        Row{"0::/slurm/job_5/step_0/user/task_0/slurm/job_999", 5},
-        // A colon may stand in a path.
-        Row{"0::/slurm:x/job_5:6/job_7", 7}));
+    ::testing::Values(Row{"", 0}, Row{"::", 0}, Row{"job_5", 0}, Row{"0::/job_5", 0},
+                      Row{"0::/a/job_5/slurm", 0}, Row{"0::/slurm/job_", 0},
+                      Row{"0::/slurm/job_0", 0}, Row{"0::/slurm/job_5x", 0},
+                      Row{"0::/slurm/job_-5", 0}, Row{"0::/slurm/job_4294967296", 0},
+                      Row{"0::/slurm/xjob_5", 0}, Row{"0::/../../job_5/slurm", 0},
+                      // A user's own directories.
+                      Row{"0::/user.slice/user-5001.slice/user@5001.service/slurm/job_5", 0},
+                      Row{"0::/slurm/job_5/step_0/user/task_0/slurm/job_999", 5},
+                      // A colon may stand in a path.
+                      Row{"0::/slurm:x/job_5:6/job_7", 7}));
 
 TEST(CgroupLine, ThatWasCutDoesNotNameHalfAJob) {
   EXPECT_EQ(job_in_cgroup_line("0::/slurm/job_12", false), 0u);
@@ -55,7 +55,8 @@ TEST(CgroupLine, ThatWasCutDoesNotNameHalfAJob) {
 TEST(CgroupFile, IsReadForAnotherProcessAndForItself) {
   const testing::Scratch scratch;
   scratch.write("proc/77/cgroup", "9:name=systemd:/\n6:freezer:/slurm/uid_1/job_31/step_0\n0::/\n");
-  scratch.write("proc/self/cgroup", "0::/system.slice/slurmstepd.scope/job_32/step_0/user/task_0\n");
+  scratch.write("proc/self/cgroup",
+                "0::/system.slice/slurmstepd.scope/job_32/step_0/user/task_0\n");
   scratch.write("proc/78/cgroup", "0::/\n");
   const std::string proc = scratch.path("proc");
   EXPECT_EQ(job_of_process(proc.c_str(), 77), 31u);

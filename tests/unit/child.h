@@ -22,7 +22,8 @@ inline int in_child(const std::function<int()>& body) {
 
 // As above, with all ids changed. Only root can.
 inline int in_child_as(unsigned uid, const std::function<int()>& body) {
-  return in_child([&] { return setresgid(uid, uid, uid) || setresuid(uid, uid, uid) ? 255 : body(); });
+  return in_child(
+      [&] { return setresgid(uid, uid, uid) || setresuid(uid, uid, uid) ? 255 : body(); });
 }
 
 }  // namespace softmig::testing

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
+#include <atomic>
 #include <cerrno>
 #include <thread>
 
@@ -28,8 +29,7 @@ using testing::kNobody;
 constexpr const char* kV1 =
     "9:name=systemd:/\n6:freezer:/slurm_n1/uid_5001/job_122/step_batch\n"
     "4:memory:/slurm_n1/uid_5001/job_122/step_batch/task_0\n1:cpu:/\n0::/\n";
-constexpr const char* kV2 =
-    "0::/system.slice/n1_slurmstepd.scope/job_122/step_batch/user/task_0\n";
+constexpr const char* kV2 = "0::/system.slice/n1_slurmstepd.scope/job_122/step_batch/user/task_0\n";
 constexpr const char* kHybrid =
     "3:freezer:/\n1:cpu:/\n0::/system.slice/slurmstepd.scope/job_122/step_0/user/task_0\n";
 constexpr const char* kSession = "0::/user.slice/user-5001.slice/session-3.scope\n";
@@ -90,8 +90,6 @@ class Node : public ::testing::Test {
                     log_dir = scratch.path("log");
   Places places;
 };
-
-
 
 using Identification = Node;
 
@@ -184,7 +182,9 @@ TEST_F(ConfigFile, GivesTheLimitsOfItsJob) {
 }
 
 TEST_F(ConfigFile, MayHaveCrlfCommentsAndNoFinalNewline) {
-  write_config("122.conf", "# a quarter\r\n\r\nCUDA_DEVICE_MEMORY_LIMIT = 12 GB\r\n  # x\nCUDA_DEVICE_SM_LIMIT=25");
+  write_config(
+      "122.conf",
+      "# a quarter\r\n\r\nCUDA_DEVICE_MEMORY_LIMIT = 12 GB\r\n  # x\nCUDA_DEVICE_SM_LIMIT=25");
   const Config config = load();
   EXPECT_EQ(config.source, Source::kFile) << config.error;
   EXPECT_EQ(limit_of(config), 12 * kGiB);
@@ -221,13 +221,14 @@ TEST_F(ConfigFile, OfTheJobStandsBeforeThatOfTheArrayTask) {
 }
 
 TEST_F(ConfigFile, WithABadValueClosesAndSaysWhere) {
-  const std::string path =
-      write_config("122.conf", "# x\nCUDA_DEVICE_SM_LIMIT=25\nCUDA_DEVICE_MEMORY_LIMIT=12Q\x1b[B\n");
+  const std::string path = write_config(
+      "122.conf", "# x\nCUDA_DEVICE_SM_LIMIT=25\nCUDA_DEVICE_MEMORY_LIMIT=12Q\x1b[B\n");
   const Config config = load();
   EXPECT_EQ(config.source, Source::kClosed);
   EXPECT_EQ(config.path, path);
   EXPECT_STREQ(config.error, (path + ":3: CUDA_DEVICE_MEMORY_LIMIT: \"12Q\\x1b[B\" is not a size "
-                                     "such as 12288M, 24G or 1.5GiB").c_str());
+                                     "such as 12288M, 24G or 1.5GiB")
+                                 .c_str());
   EXPECT_FALSE(config_changed(places, config));
 }
 
@@ -252,7 +253,8 @@ TEST_F(ConfigFile, ThatIsEmptyOrHasNoKnownKeyIsClosed) {
 }
 
 TEST_F(ConfigFile, WithUnknownKeysIsReadAndTheyAreLogged) {
-  write_config("122.conf", "CUDA_DEVICE_MEMORY_LIMIT=4G\nFUTURE_KEY=1\nCUDA_DEVICE_MEMORY_LIMT=1\n");
+  write_config("122.conf",
+               "CUDA_DEVICE_MEMORY_LIMIT=4G\nFUTURE_KEY=1\nCUDA_DEVICE_MEMORY_LIMT=1\n");
   const Config config = load();
   EXPECT_EQ(config.source, Source::kFile);
   EXPECT_EQ(limit_of(config), 4 * kGiB);
@@ -465,7 +467,8 @@ TEST_F(HiddenJob, IsClosedWhereTheOnlyConfigCannotBeRead) {
   hide_job();
   write_config("9.conf", "CUDA_DEVICE_MEMORY_LIMIT=1Q\n");
   EXPECT_EQ(load().source, Source::kClosed);
-  write_config("7.conf", "SOFTMIG_UID=" + std::to_string(getuid()) + "\nCUDA_DEVICE_MEMORY_LIMIT=8G\n");
+  write_config("7.conf",
+               "SOFTMIG_UID=" + std::to_string(getuid()) + "\nCUDA_DEVICE_MEMORY_LIMIT=8G\n");
   EXPECT_EQ(load().source, Source::kUid);
 }
 
@@ -522,7 +525,8 @@ using JobOfTheEnvironment = Node;
 TEST_F(JobOfTheEnvironment, CountsIfItBelongsToTheUser) {
   set_proc("cgroup", "0::/\n");
   variables.set("SLURM_JOB_ID", "7");
-  write_config("7.conf", "SOFTMIG_UID=" + std::to_string(getuid()) + "\nCUDA_DEVICE_MEMORY_LIMIT=8G\n");
+  write_config("7.conf",
+               "SOFTMIG_UID=" + std::to_string(getuid()) + "\nCUDA_DEVICE_MEMORY_LIMIT=8G\n");
   EXPECT_EQ(load().source, Source::kFile);
   write_config("7.conf", "CUDA_DEVICE_MEMORY_LIMIT=8G\n");
   EXPECT_EQ(load().source, Source::kFile);
@@ -533,7 +537,8 @@ TEST_F(JobOfTheEnvironment, OfSomebodyElseIsNotBelieved) {
   variables.set("SLURM_JOB_ID", "7");
   write_config("7.conf", "SOFTMIG_UID=77777\nCUDA_DEVICE_MEMORY_LIMIT=8G\n");
   EXPECT_EQ(load().source, Source::kNone) << "root's prolog has the variable and is not in the job";
-  write_config("8.conf", "SOFTMIG_UID=" + std::to_string(getuid()) + "\nCUDA_DEVICE_MEMORY_LIMIT=4G\n");
+  write_config("8.conf",
+               "SOFTMIG_UID=" + std::to_string(getuid()) + "\nCUDA_DEVICE_MEMORY_LIMIT=4G\n");
   const Config config = load();
   EXPECT_EQ(config.source, Source::kUid);
   EXPECT_EQ(limit_of(config), 4 * kGiB);
@@ -580,12 +585,14 @@ TEST_F(EnvironmentLimits, WithABadValueAreClosedAndNamed) {
   variables.set("CUDA_DEVICE_MEMORY_LIMIT_0", "12Q\n");
   Config config = load();
   EXPECT_EQ(config.source, Source::kClosed);
-  EXPECT_THAT(config.error, HasSubstr("environment: CUDA_DEVICE_MEMORY_LIMIT_0: \"12Q\\x0a\" is not a size"));
+  EXPECT_THAT(config.error,
+              HasSubstr("environment: CUDA_DEVICE_MEMORY_LIMIT_0: \"12Q\\x0a\" is not a size"));
   variables.unset("CUDA_DEVICE_MEMORY_LIMIT_0");
   variables.set("CUDA_DEVICE_SM_LIMIT", "400");
   config = load();
   EXPECT_EQ(config.source, Source::kClosed);
-  EXPECT_THAT(config.error, HasSubstr("CUDA_DEVICE_SM_LIMIT: \"400\" is not a whole number from 0 to 100"));
+  EXPECT_THAT(config.error,
+              HasSubstr("CUDA_DEVICE_SM_LIMIT: \"400\" is not a whole number from 0 to 100"));
 }
 
 TEST_F(EnvironmentLimits, CloseForOtherBadValuesOnlyWhereSomethingIsLimited) {
@@ -622,7 +629,8 @@ TEST_F(EnvironmentLimits, MaySayWhatTheConfigDoesNotSayAboutTheLog) {
   write_config("122.conf", "CUDA_DEVICE_MEMORY_LIMIT=4G\n");
   EXPECT_EQ(load().settings.log_level, 2);
   EXPECT_STREQ(load().settings.log_file, "/tmp/mine.log");
-  write_config("122.conf", "CUDA_DEVICE_MEMORY_LIMIT=4G\nSOFTMIG_LOG_LEVEL=0\nSOFTMIG_LOG_FILE=/x\n");
+  write_config("122.conf",
+               "CUDA_DEVICE_MEMORY_LIMIT=4G\nSOFTMIG_LOG_LEVEL=0\nSOFTMIG_LOG_FILE=/x\n");
   EXPECT_EQ(load().settings.log_level, 0);
   EXPECT_STREQ(load().settings.log_file, "/x");
 }
@@ -742,18 +750,19 @@ TEST_F(LiveChange, LiftsLimits) {
 }
 
 TEST_F(LiveChange, NeverShowsHalfAFileToReaders) {
-  replace_config("122.conf", "CUDA_DEVICE_MEMORY_LIMIT=4G\nCUDA_DEVICE_SM_LIMIT=25\n");
+  const char* const texts[] = {"CUDA_DEVICE_MEMORY_LIMIT=4G\nCUDA_DEVICE_SM_LIMIT=25\n",
+                               "CUDA_DEVICE_MEMORY_LIMIT=8G\nCUDA_DEVICE_SM_LIMIT=50\n"};
+  replace_config("122.conf", texts[0]);
+  std::atomic<bool> stop{false};
   std::thread writer([&] {
-    for (int i = 0; i < 300; i++) {
-      replace_config("122.conf", i % 2 ? "CUDA_DEVICE_MEMORY_LIMIT=4G\nCUDA_DEVICE_SM_LIMIT=25\n"
-                                       : "CUDA_DEVICE_MEMORY_LIMIT=8G\nCUDA_DEVICE_SM_LIMIT=50\n");
-    }
+    for (int i = 0; !stop; i++) replace_config("122.conf", texts[i % 2]);
   });
-  for (int i = 0; i < 300; i++) {
+  for (int i = 0; i < 2000 && !HasFailure(); i++) {
     const Config config = load();
-    ASSERT_EQ(config.source, Source::kFile) << config.error;
-    ASSERT_EQ(limit_of(config) / kGiB * 25 / 4, policy::sm_limit(config.settings, 0));
+    EXPECT_EQ(config.source, Source::kFile) << config.error;
+    EXPECT_EQ(limit_of(config) / kGiB * 25 / 4, policy::sm_limit(config.settings, 0));
   }
+  stop = true;
   writer.join();
 }
 

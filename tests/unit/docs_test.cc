@@ -1,5 +1,5 @@
-// docs/configuration.md has the tables of the code. Where a test fails it prints the table that must
-// stand there.
+// docs/configuration.md has the tables of the code. Where a test fails it prints the table that
+// must stand there.
 #include <gtest/gtest.h>
 
 #include <string>

@@ -26,7 +26,8 @@ class PrivilegedProgram : public ::testing::Test {
     testing::fs::copy_file(SECURE_PROBE, probe);
     chmod(probe.c_str(), 04755);
     scratch.write("proc/self/cgroup", "0::/slurmstepd.scope/job_122/step_0/user/task_0\n");
-    for (const char* folder : {"run", "log", "home"}) testing::fs::create_directory(scratch.path(folder));
+    for (const char* folder : {"run", "log", "home"})
+      testing::fs::create_directory(scratch.path(folder));
     chmod(scratch.path("home").c_str(), 0777);
     chmod(scratch.path("log").c_str(), 01777);
     variables.set("CUDA_DEVICE_MEMORY_LIMIT", "4G");
@@ -41,7 +42,8 @@ class PrivilegedProgram : public ::testing::Test {
                           [&] {
                             if (!freopen(out.c_str(), "w", stdout)) return 2;
                             execl(probe.c_str(), "probe", scratch.path("run").c_str(),
-                                  scratch.path("proc").c_str(), scratch.path("log").c_str(), nullptr);
+                                  scratch.path("proc").c_str(), scratch.path("log").c_str(),
+                                  nullptr);
                             return 3;
                           }),
               0);
@@ -53,9 +55,7 @@ class PrivilegedProgram : public ::testing::Test {
   const std::string probe = scratch.path("probe");
 };
 
-TEST_F(PrivilegedProgram, ListensToNoVariable) {
-  EXPECT_EQ(run(), "secure\nno-variables\nnone\n");
-}
+TEST_F(PrivilegedProgram, ListensToNoVariable) { EXPECT_EQ(run(), "secure\nno-variables\nnone\n"); }
 
 TEST_F(PrivilegedProgram, ObeysTheConfigOfItsJobAndWritesToItsLogOnly) {
   scratch.write("run/122.conf", "CUDA_DEVICE_MEMORY_LIMIT=1G\n");

@@ -34,7 +34,8 @@ TEST(ConfigLine, IsReadWithBlanksCommentsAndForeignLineEnds) {
   EXPECT_EQ(parsed({"CUDA_DEVICE_MEMORY_LIMIT=12288M\n"}).memory.general, 12 * kGiB);
   EXPECT_EQ(parsed({"CUDA_DEVICE_MEMORY_LIMIT=12288M\r\n"}).memory.general, 12 * kGiB);
   EXPECT_EQ(parsed({"  CUDA_DEVICE_MEMORY_LIMIT \t= 12 GiB  "}).memory.general, 12 * kGiB);
-  EXPECT_FALSE(parsed({"", "   ", "\r\n", "# CUDA_DEVICE_MEMORY_LIMIT=1", "  #"}).limits_anything());
+  EXPECT_FALSE(
+      parsed({"", "   ", "\r\n", "# CUDA_DEVICE_MEMORY_LIMIT=1", "  #"}).limits_anything());
 }
 
 TEST(ConfigLine, IsRefusedWhereItIsNotKeyAndValue) {
@@ -42,7 +43,9 @@ TEST(ConfigLine, IsRefusedWhereItIsNotKeyAndValue) {
   EXPECT_EQ(status_of("=12G"), ParseStatus::kBadSyntax);
   EXPECT_EQ(status_of("CUDA_DEVICE_MEMORY_LIMIT_-1=5G"), ParseStatus::kBadSyntax);
   EXPECT_EQ(status_of("export CUDA_DEVICE_MEMORY_LIMIT=12G"), ParseStatus::kBadSyntax);
-  EXPECT_EQ(status_of("\xef\xbb\xbf" "CUDA_DEVICE_MEMORY_LIMIT=12G"), ParseStatus::kBadSyntax);
+  EXPECT_EQ(status_of("\xef\xbb\xbf"
+                      "CUDA_DEVICE_MEMORY_LIMIT=12G"),
+            ParseStatus::kBadSyntax);
   EXPECT_EQ(status_of(std::string_view("\0=1", 3)), ParseStatus::kBadSyntax);
 }
 
@@ -70,7 +73,8 @@ TEST(MemoryLimit, OfOneDeviceAloneLimits) {
 }
 
 TEST(MemoryLimit, OfOneDeviceStandsBeforeTheGeneralOne) {
-  const Settings settings = parsed({"CUDA_DEVICE_MEMORY_LIMIT_1=2G", "CUDA_DEVICE_MEMORY_LIMIT=4G"});
+  const Settings settings =
+      parsed({"CUDA_DEVICE_MEMORY_LIMIT_1=2G", "CUDA_DEVICE_MEMORY_LIMIT=4G"});
   EXPECT_EQ(memory_limit(settings, 0), 4 * kGiB);
   EXPECT_EQ(memory_limit(settings, 1), 2 * kGiB);
   EXPECT_EQ(memory_limit(settings, 15), 4 * kGiB);
@@ -104,7 +108,8 @@ TEST(SmLimit, OfZeroOrAHundredLimitsNothingButIsKept) {
 TEST(SmLimit, IsAWholeNumberUpToAHundred) {
   EXPECT_EQ(sm_limit(parsed({"CUDA_DEVICE_SM_LIMIT= 25 "}), 0), 25u);
   for (const char* value : {"101", "-1", "25%", "2.5", "", "0x10", "1e1", "99999999999999999999"}) {
-    EXPECT_EQ(status_of(std::string("CUDA_DEVICE_SM_LIMIT=") + value), ParseStatus::kBadValue) << value;
+    EXPECT_EQ(status_of(std::string("CUDA_DEVICE_SM_LIMIT=") + value), ParseStatus::kBadValue)
+        << value;
   }
 }
 
@@ -136,7 +141,8 @@ TEST(Slots, AreAMaskOfACount) {
   EXPECT_EQ(settings.slot_mask_lo, 0b101u);
   EXPECT_EQ(settings.slot_count, 4u);
   EXPECT_EQ(parsed({"SOFTMIG_SLOTS= 31 , 0 / 32 "}).slot_mask_lo, 0x80000001u);
-  for (const char* value : {"", "/4", "0", "0/", "4/4", "0/0", "0/33", "0,/4", "0,0/4", "0-2/4", "0/4/4"}) {
+  for (const char* value :
+       {"", "/4", "0", "0/", "4/4", "0/0", "0/33", "0,/4", "0,0/4", "0-2/4", "0/4/4"}) {
     EXPECT_EQ(status_of(std::string("SOFTMIG_SLOTS=") + value), ParseStatus::kBadValue) << value;
   }
 }
@@ -204,10 +210,10 @@ TEST(StrictestOfTwoJobs, IsTheSmallestOfEachAndGeneral) {
 TEST(SameLimits, SeesEveryLimitAndNotTheLog) {
   const Settings a = parsed({"CUDA_DEVICE_MEMORY_LIMIT=8G"});
   EXPECT_TRUE(same_limits(a, parsed({"CUDA_DEVICE_MEMORY_LIMIT=8192M", "SOFTMIG_LOG_LEVEL=2"})));
-  for (const char* line : {"CUDA_DEVICE_MEMORY_LIMIT=4G", "CUDA_DEVICE_MEMORY_LIMIT_3=4G",
-                           "CUDA_DEVICE_SM_LIMIT=5", "ACTIVE_OOM_KILLER=1", "SOFTMIG_SLOTS=0/2",
-                           "SOFTMIG_CONTEXT_COST=1M",
-                           "SOFTMIG_GPUS=GPU-01234567-89ab-cdef-0123-456789abcdef"}) {
+  for (const char* line :
+       {"CUDA_DEVICE_MEMORY_LIMIT=4G", "CUDA_DEVICE_MEMORY_LIMIT_3=4G", "CUDA_DEVICE_SM_LIMIT=5",
+        "ACTIVE_OOM_KILLER=1", "SOFTMIG_SLOTS=0/2", "SOFTMIG_CONTEXT_COST=1M",
+        "SOFTMIG_GPUS=GPU-01234567-89ab-cdef-0123-456789abcdef"}) {
     EXPECT_FALSE(same_limits(a, parsed({"CUDA_DEVICE_MEMORY_LIMIT=8G", line}))) << line;
   }
 }

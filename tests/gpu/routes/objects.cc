@@ -17,7 +17,9 @@ class Contexts : public Route {
     const Driver& d = session_.driver;
     CUcontext context = nullptr;
     CUresult code = CUDA_ERROR_NOT_SUPPORTED;
-    if (d.cuCtxCreate_v4 != nullptr) {
+    int version = 0;  // a preloaded library may export more than the driver behind it has
+    d.cuDriverGetVersion(&version);
+    if (d.cuCtxCreate_v4 != nullptr && version >= 12050) {
       CUctxCreateParams params{};
       code = d.cuCtxCreate_v4(&context, &params, 0, session_.device);
     } else if (d.cuCtxCreate_v3 != nullptr) {

@@ -289,6 +289,33 @@ void utilisation_lists(Checks::Report& report) {
   }
 }
 
+// Helper of the runner: a process that holds memory and keeps the GPU busy until it is killed.
+void busy(Checks::Report& report) {
+  static constexpr char kSpin[] =
+      ".version 7.0\n.target sm_70\n.address_size 64\n.visible .entry spin(.param .u32 n) {\n"
+      "  .reg .u32 %left;\n  .reg .pred %more;\n  ld.param.u32 %left, [n];\n"
+      "again:\n  sub.u32 %left, %left, 1;\n  setp.ne.u32 %more, %left, 0;\n  @%more bra again;\n"
+      "  ret;\n}\n";
+  Session s;
+  if (!open(&s, report)) return;
+  const Driver& d = s.driver;
+  CUdeviceptr address = 0;
+  CUmodule module = nullptr;
+  CUfunction spin = nullptr;
+  report.result(d.cuMemAlloc_v2(&address, 64 * kMiB), CUDA_SUCCESS, "64 MiB");
+  report.result(d.cuModuleLoadData(&module, kSpin), CUDA_SUCCESS, "cuModuleLoadData");
+  if (!report.result(d.cuModuleGetFunction(&spin, module, "spin"), CUDA_SUCCESS, "spin")) return;
+  Line("ready").print();
+  unsigned int turns = 1000000;
+  void* arguments[] = {&turns};
+  while (d.cuLaunchKernel(spin, 1, 1, 1, 32, 1, 1, 0, nullptr, arguments, nullptr) ==
+         CUDA_SUCCESS) {
+    d.cuCtxSynchronize();
+    sleep_ms(1);
+  }
+  report.expect(false, "cuLaunchKernel");
+}
+
 // Helper of the runner: the devices of a node as NVML counts them.
 void uuids(Checks::Report& report) {
   Nvml nvml;
@@ -415,6 +442,7 @@ int main(int argc, char** argv) {
   checks.add("utilisation_lists", utilisation_lists);
   checks.add("per_device", per_device);
   checks.add("live_limit", live_limit);
+  checks.add_hidden("_busy", busy);
   checks.add_hidden("_uuids", uuids);
   return checks.run(argc, argv);
 }

@@ -1,5 +1,5 @@
-// Run setuid by secure_test: what a privileged program believes. Arguments: run directory, /proc, log
-// directory. Prints one word per line.
+// Run setuid by secure_test: what a privileged program believes. Arguments: run directory, /proc,
+// log directory. Prints one word per line.
 #include <unistd.h>
 
 #include <cstdio>

@@ -1,0 +1,73 @@
+# The ways to build, see and test SoftMig; each works from nothing on Debian 12. As root the Debian
+# packages that are missing are installed first; else the command that would is printed.
+
+BUILD ?= build
+JOBS ?= $(shell nproc)
+
+.DEFAULT_GOAL := build
+.PHONY: build demo test check deps gpu-test bench asan tsan clang fuzz clean help
+
+CMAKE_BUILD := cmake --build $(BUILD) --parallel $(JOBS)
+DEMO_PARTS := softmig softmig_cli sim_cuda_130 sim_nvml_130
+
+# A folder that was configured before keeps its generator.
+makefiles = $(if $(wildcard $(1)/CMakeCache.txt),,-G "Unix Makefiles")
+configure = cmake -S . -B $(1) $(call makefiles,$(1))
+preset = cmake --preset $(1) $(call makefiles,build-$(1))
+
+build: ## build everything: $(BUILD)/libsoftmig.so, $(BUILD)/softmig, the tests
+	@tools/deps.sh build
+	@BUILD=$(BUILD) JOBS=$(JOBS) ./build.sh
+
+demo: ## show what a slice does, on the real GPU or on a simulated one
+	@tools/deps.sh build
+	@echo "Building SoftMig (a minute or two the first time)"
+	@$(call configure,$(BUILD)) >$(BUILD).log 2>&1 && \
+	  $(CMAKE_BUILD) --target $(DEMO_PARTS) >>$(BUILD).log 2>&1 || { tail -n 40 $(BUILD).log; exit 1; }
+	@rm -f $(BUILD).log
+	@$(BUILD)/softmig demo
+
+test: ## everything that needs no GPU; the last line counts
+	@tools/deps.sh test
+	@BUILD=$(BUILD) JOBS=$(JOBS) ./build.sh
+	@tools/run_tests.sh $(BUILD)
+
+check: ## format, shell scripts, layers, exports, clang-tidy
+	@tools/deps.sh check
+	@BUILD=$(BUILD) JOBS=$(JOBS) ./build.sh
+	tools/check_format.sh .
+	tools/check_layers.py .
+	tools/check_exports.sh $(BUILD)/libsoftmig.so
+	tools/check_tidy.sh $(BUILD)
+
+deps: ## install the Debian packages that are missing
+	@tools/deps.sh check
+	@echo "All packages are there."
+
+gpu-test: build ## the test programs on the real card
+	tests/gpu/run.py --build $(BUILD) --real --out $(BUILD)/gpu-results
+
+bench: build ## what SoftMig costs, on the real card
+	bench/report.py --build $(BUILD) --real --markdown $(BUILD)/benchmarks.md
+
+asan tsan: ## the unit tests under AddressSanitizer and UBSan, or under ThreadSanitizer
+	@tools/deps.sh test
+	$(call preset,$@)
+	cmake --build --preset $@ --parallel $(JOBS)
+	@tools/run_tests.sh build-$@ -R '^unit'
+
+clang: ## build and test with clang
+	@tools/deps.sh test
+	$(call preset,$@)
+	cmake --build --preset $@ --parallel $(JOBS)
+	@tools/run_tests.sh build-$@
+
+fuzz: build ## each parser for a minute
+	@tools/deps.sh test
+	$(CMAKE_BUILD) --target fuzz
+
+clean: ## remove what was built
+	rm -rf $(BUILD) build-asan build-tsan build-clang
+
+help: ## this list
+	@sed -n 's/^\([a-z -]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | sed 's/$$(BUILD)/$(BUILD)/g' | expand -t 24

@@ -1,0 +1,54 @@
+#!/bin/bash
+# Installs what is missing of the Debian packages that a task needs.
+#
+#   deps.sh build    the library, the command line, the simulated GPU and all test programs
+#   deps.sh test     the above, and what the tests call
+#   deps.sh check    the above, and what looks at the sources
+#
+# Does nothing if all are there. Installing needs root; without it, the command to type is printed.
+set -euo pipefail
+shopt -s inherit_errexit
+
+build=(cmake make g++ python3 libcli11-dev libfmt-dev nlohmann-json3-dev libgtest-dev libgmock-dev
+  libbenchmark-dev)
+tests=(bats binutils util-linux procps python3-pip clang-14 libclang-rt-14-dev)
+check=(git shellcheck clang-format clang-tidy)
+
+case "${1:-}" in
+  build) wanted=("${build[@]}") ;;
+  test) wanted=("${build[@]}" "${tests[@]}") ;;
+  check) wanted=("${build[@]}" "${tests[@]}" "${check[@]}") ;;
+  *)
+    echo "usage: $0 build|test|check" >&2
+    exit 2
+    ;;
+esac
+
+if ! command -v dpkg-query >/dev/null; then
+  echo "This is no Debian: see to it that cmake >= 3.22, a C++20 compiler, CLI11, fmt," \
+    "nlohmann-json, GoogleTest and Google Benchmark are installed." >&2
+  exit 0
+fi
+
+missing=()
+for package in "${wanted[@]}"; do
+  state=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
+  if [ "$state" != installed ]; then missing+=("$package"); fi
+done
+if [ "${#missing[@]}" -eq 0 ]; then exit 0; fi
+
+install="apt-get install -y --no-install-recommends ${missing[*]}"
+if [ "$(id -u)" -ne 0 ]; then
+  printf 'These Debian packages are missing; as root:\n  %s\n' "$install" >&2
+  exit 1
+fi
+echo "Installing ${missing[*]}"
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+export DEBIAN_FRONTEND=noninteractive
+# shellcheck disable=SC2086 # the words of the command
+if ! { apt-get update -q && $install -q -o Dpkg::Use-Pty=0; } </dev/null >"$log" 2>&1; then
+  tail -n 20 "$log" >&2
+  echo "apt-get failed: ${install}" >&2
+  exit 1
+fi
