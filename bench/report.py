@@ -23,8 +23,8 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 from harness.place import GIB, Place  # noqa: E402
 
 LIMIT = 60 * GIB  # room for 64 contexts
-# What an H100 takes for some calls, in ns: on the simulated GPU, whose own calls cost next to nothing,
-# "1 %" is 1 % of this.
+# What an H100 takes for some calls, in ns: on the simulated GPU, whose own calls cost next to
+# nothing, "1 %" is 1 % of this.
 CARD_NS = {"alloc_free": 96000, "create_release": 27000, "mem_get_info": 7200}
 # name, text, what may be added: ("ns", x), ("percent", x), or None where it is only shown
 ROWS = [
@@ -233,8 +233,8 @@ def print_row(row):
 
 def markdown(result):
     lines = [
-        f"Where: {result['where']}; {result['pairs']} process pairs per figure, medians, interleaved "
-        "native / slice / native.",
+        f"Where: {result['where']}; {result['pairs']} process pairs per figure, medians, "
+        "interleaved native / slice / native.",
         "",
         "| cost | native | with SoftMig | added | control | allowed |",
         "|---|---|---|---|---|---|",

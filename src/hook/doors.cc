@@ -23,17 +23,19 @@ void* choose(const Entry& entry, void* drivers_own) {
   return entry.hook;
 }
 
+// `own_scope`: the caller's own scope may hold a driver that we do not see from here.
 template <typename LookUp>
-Verdict decide(void* handle, const char* name, void* system, LookUp look_up) {
+Verdict decide(void* handle, const char* name, void* system, bool own_scope, LookUp look_up) {
   const Entry* entry = name != nullptr ? find(name) : nullptr;
   if (entry == nullptr || system == nullptr) return {nullptr, system};
   void* drivers_own = driver_symbol(entry->library, name);
-  const bool anywhere = handle == RTLD_DEFAULT || handle == RTLD_NEXT;
-  if (anywhere && drivers_own != nullptr) return {choose(*entry, drivers_own), nullptr};
-  // Our own exports stand first in the global scope: looked up from here, "next" passes them by.
-  void* found = look_up(anywhere ? RTLD_NEXT : handle);
-  if (found == entry->hook) found = drivers_own;
-  if (found == nullptr || found != drivers_own) return {found, nullptr};
+  void* found = look_up(handle);
+  // Our own export stands before the driver's in the global scope: what comes after us was meant.
+  if (found == entry->hook) found = look_up(RTLD_NEXT);
+  if (found == nullptr && own_scope && (handle == RTLD_DEFAULT || handle == RTLD_NEXT)) {
+    found = drivers_own;
+  }
+  if (found != drivers_own) return {found, nullptr};
   return {choose(*entry, drivers_own), nullptr};
 }
 
@@ -42,7 +44,7 @@ Verdict decide(void* handle, const char* name, void* system, LookUp look_up) {
 // Called by the assembly below.
 extern "C" [[gnu::used]] Verdict softmig_decide_dlsym(void* handle, const char* name) {
   void* system = system_dlsym();
-  return decide(handle, name, system, [&](void* where) {
+  return decide(handle, name, system, true, [&](void* where) {
     return reinterpret_cast<void* (*)(void*, const char*)>(system)(where, name);
   });
 }
@@ -50,7 +52,7 @@ extern "C" [[gnu::used]] Verdict softmig_decide_dlsym(void* handle, const char* 
 extern "C" [[gnu::used]] Verdict softmig_decide_dlvsym(void* handle, const char* name,
                                                        const char* version) {
   void* system = system_dlvsym();
-  return decide(handle, name, system, [&](void* where) {
+  return decide(handle, name, system, false, [&](void* where) {
     return reinterpret_cast<void* (*)(void*, const char*, const char*)>(system)(where, name,
                                                                                 version);
   });

@@ -52,16 +52,17 @@ const Entry* find_by_driver_address(void* address) {
 }
 
 const Entry* find_for_version(const char* name, int version, uint64_t flags) {
+  // A function with a form for per-thread streams answers a per-thread caller with that form alone.
+  bool only_per_thread = false;
+  for (const Entry* entry = begin(); entry != end(); entry++) {
+    only_per_thread |= (flags & kPerThreadStream) != 0 && is_per_thread(entry->name) &&
+                       has_base(entry->name, name);
+  }
   const Entry* best = nullptr;
   for (const Entry* entry = begin(); entry != end(); entry++) {
     if (entry->library != Library::kCuda || static_cast<int>(entry->since) > version) continue;
-    if (!has_base(entry->name, name)) continue;
-    const bool per_thread = is_per_thread(entry->name);
-    if (per_thread && (flags & kPerThreadStream) == 0) continue;
-    if (best == nullptr || entry->since > best->since ||
-        (entry->since == best->since && per_thread)) {
-      best = entry;
-    }
+    if (!has_base(entry->name, name) || is_per_thread(entry->name) != only_per_thread) continue;
+    if (best == nullptr || entry->since > best->since) best = entry;
   }
   return best;
 }

@@ -12,6 +12,7 @@ struct ProcessState {
   bool exists = false;
   bool dead = false;         // a zombie, or on its way out, without a thread that still runs
   uint64_t start_ticks = 0;  // clock ticks from boot to its start; 0: not known
+  uint64_t image = 0;  // where its code lies, which execve changes; 0: not known, or not for us to see
 };
 
 // Reads a line of /proc/<pid>/stat. The name in it may hold blanks and parentheses. False if this
@@ -23,10 +24,12 @@ bool parse_process_stat(std::string_view line, ProcessState* state);
 // unchanged.
 ProcessState process_state(const char* proc_root, int pid);
 
-// The process that had this pid and start time (0: not known) runs no more. When in doubt: false.
-bool is_gone(const char* proc_root, uint32_t pid, uint64_t start_ticks);
+// The process that had this pid, start time and image (0: not known) runs no more, or runs another
+// program since. When in doubt: false.
+bool is_gone(const char* proc_root, uint32_t pid, uint64_t start_ticks, uint64_t image);
 
-// Of this process; not kept, because a fork child has another. 0 if /proc does not tell.
+// This process; not kept, because a fork child is another. Zeroes if /proc does not tell.
+ProcessState own_state();
 uint64_t own_start_ticks();
 
 // Inodes that name this process's namespaces; 0 if the kernel or /proc has none. Pids can only be

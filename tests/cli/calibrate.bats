@@ -13,7 +13,8 @@ calibrate() { "$SOFTMIG" run --sim "$1" -- "$SOFTMIG" calibrate --output "$work/
   while IFS=$'\t' read -r driver name bytes; do
     [[ "$driver" =~ ^[0-9.]+$ && "$name" == NVIDIA* ]]
     # What the card has less is more than what is listed; with the margin it is not much more.
-    [ "$bytes" -gt $((400 << 20)) ] && [ "$bytes" -lt $((450 << 20)) ]
+    [ "$bytes" -gt $((400 << 20)) ]
+    [ "$bytes" -lt $((450 << 20)) ]
     [ $((bytes % (2 << 20))) -eq 0 ]
   done < <(grep -v '^#' "$work/cost")
   [ "$(stat -c %a "$work/cost")" = 644 ]
@@ -49,7 +50,8 @@ print(json.load(sys.stdin)[\"devices\"][0][\"uuid\"])")
     wait' - "$work"
   [[ "$output" == *"written to"* ]]
   bytes=$(tail -1 "$work/cost" | cut -f 3)
-  [ "$bytes" -gt $((500 << 20)) ] && [ "$bytes" -lt $((600 << 20)) ]
+  [ "$bytes" -gt $((500 << 20)) ]
+  [ "$bytes" -lt $((600 << 20)) ]
 }
 
 @test "without a GPU, without root and inside a slice it says why not" {

@@ -1,6 +1,7 @@
 // cuMemAlloc and its relatives: what they take, what they refuse, that data can be read back.
 #include <algorithm>
 #include <array>
+#include <ostream>
 #include <set>
 #include <vector>
 
@@ -16,6 +17,10 @@ struct Grain {
   int pieces;
   double taken;  // MiB
 };
+
+std::ostream& operator<<(std::ostream& out, const Grain& grain) {
+  return out << grain.pieces << " x " << grain.bytes;
+}
 
 // Every row of the measured table.
 class GrainTest : public ContextTest, public testing::WithParamInterface<Grain> {};

@@ -104,7 +104,7 @@ def usable(case, place, lines, seen):
                 return f"{made} contexts where {expected} have room"
             continue
         got = line["granted"]
-        # The driver rounds shapes up, and a pool breaks random sizes: there it is what the card held.
+        # The driver rounds shapes up, and a pool breaks random sizes: there the card's word counts.
         if route not in DENSE or size == "mixed":
             got = max(got, seen["device"] - cost)
         if got < least:
@@ -200,7 +200,7 @@ def kills(quick):
 
 
 def within(case, place, _env):
-    """10 ms are promised; simulated cases share two cores with others, which is not what is tested."""
+    """10 ms are promised; simulated cases share their cores with others: no place to measure."""
     if "--within" not in case.arguments:
         case.arguments += ["--within", 10 if place.real else 100]
 

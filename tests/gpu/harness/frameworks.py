@@ -1,5 +1,6 @@
 """The cases that need the card: PyTorch, JAX, CuPy, nvidia-smi, programs of the runtime API."""
 
+import glob
 import importlib.util
 import os
 import sys
@@ -22,6 +23,8 @@ RUNTIME_ROUTES = [
     "graph",
     "ipc",
 ]
+# Millions of small pieces would only take hours here.
+SLOW_IF_SMALL = ("managed", "graph", "ipc")
 ALLOCATORS = {
     "native": {},
     "expandable": {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"},
@@ -87,32 +90,33 @@ def nvidia_smi(case, place, env):
     return foreign_process(case, place, env)
 
 
+def find_cudart(case, _place, env):
+    """Programs with the shared cudart find it where the toolkit or a Python package has it."""
+    if not case.name.endswith("shared"):
+        return
+    places = [os.path.join(os.environ.get("CUDA_HOME", "/usr/local/cuda"), "lib64")]
+    for folder in sys.path:
+        places += glob.glob(os.path.join(folder, "nvidia", "*", "lib"))
+    found = [p for p in places if glob.glob(os.path.join(p, "libcudart.so.*"))]
+    env["LD_LIBRARY_PATH"] = ":".join(filter(None, [env.get("LD_LIBRARY_PATH")] + found[:1]))
+
+
 def runtime(quick):
     """The runtime API, cudart linked statically and shared; built only where there is nvcc."""
     found = []
     sizes = ["64M"] if quick else ["512", "1M", "64M", "1G"]
+    cap = f"{(LIMIT + SLACK) // MIB}M"
+
+    def case(name, *arguments):
+        found.append(Case(name, arguments, LIMIT, timeout=300, real_only=True, before=find_cudart))
+
     for kind in ("static", "shared"):
+        program = f"runtime_route_{kind}"
         for route in RUNTIME_ROUTES:
-            for size in sizes:
-                case = Case(
-                    f"runtime/{route}/{size}/{kind}",
-                    [f"runtime_route_{kind}", route, size, "--cap", f"{(LIMIT + SLACK) // MIB}M"],
-                    LIMIT,
-                    timeout=180,
-                    real_only=True,
-                )
-                found.append(case)
-        found.append(
-            Case(
-                f"runtime/heap/5G/{kind}",
-                [f"runtime_route_{kind}", "heap", "5G"],
-                LIMIT,
-                real_only=True,
-            )
-        )
-    found.append(
-        Case("runtime/device-array/5G/shared", ["runtime_big_shared"], LIMIT, real_only=True)
-    )
+            for size in sizes[-2:] if route in SLOW_IF_SMALL else sizes:
+                case(f"runtime/{route}/{size}/{kind}", program, route, size, "--cap", cap)
+        case(f"runtime/heap/5G/{kind}", program, "heap", "5G")
+    case("runtime/device-array/5G/shared", "runtime_big_shared")
     return found
 
 
