@@ -57,7 +57,8 @@ struct alignas(64) RegionSlot {
   uint32_t reserved0;
   std::atomic<uint64_t> dead_owner;     // the owner, once somebody saw that it is dead,
   std::atomic<uint64_t> dead_since_ns;  // and when that was (CLOCK_MONOTONIC)
-  uint64_t reserved[3];
+  std::atomic<uint64_t> image;          // where the program's code lies: execve changes it
+  uint64_t reserved[2];
   RegionAccount device[kMaxDevices];
 };
 

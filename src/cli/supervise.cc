@@ -114,11 +114,6 @@ void Supervisor::pass_on(int signal, bool from_terminal) {
 // wakes us, the program goes on.
 void Supervisor::follow_stop(int signal) {
   if (terminal_ < 0) return;
-  const bool wanted_terminal = signal == SIGTTIN || signal == SIGTTOU;
-  if (own_group_ && wanted_terminal && tcgetpgrp(terminal_) == getpgrp()) {
-    pass_on(SIGCONT, false);  // brought to the foreground while it ran: the shell sends no signal
-    return;
-  }
   take_terminal();
   sigset_t one;
   sigemptyset(&one);

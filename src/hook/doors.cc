@@ -28,15 +28,20 @@ template <typename LookUp>
 Verdict decide(void* handle, const char* name, void* system, bool own_scope, LookUp look_up) {
   const Entry* entry = name != nullptr ? find(name) : nullptr;
   if (entry == nullptr || system == nullptr) return {nullptr, system};
-  void* drivers_own = driver_symbol(entry->library, name);
   void* found = look_up(handle);
   // Our own export stands before the driver's in the global scope: what comes after us was meant.
   if (found == entry->hook) found = look_up(RTLD_NEXT);
   if (found == nullptr && own_scope && (handle == RTLD_DEFAULT || handle == RTLD_NEXT)) {
-    found = drivers_own;
+    found = driver_symbol(entry->library, name);
   }
-  if (found != drivers_own) return {found, nullptr};
-  return {choose(*entry, drivers_own), nullptr};
+  if (found == nullptr) return {nullptr, nullptr};
+  // The list of loaded objects is behind a lock that a fork child may find held: it is walked once.
+  if (found != *entry->next) {
+    void* drivers_own = driver_symbol(entry->library, name);
+    if (found != drivers_own) return {found, nullptr};
+    *entry->next = drivers_own;
+  }
+  return {choose(*entry, found), nullptr};
 }
 
 }  // namespace

@@ -42,6 +42,7 @@ bool find_context_cost(std::string_view file, std::string_view driver, std::stri
 }
 
 bool calibrated_context_cost(std::string_view gpu_name, uint64_t* bytes) {
+  const sys::ErrnoGuard keep_errno;
   char file[8192], version[64];
   sys::FileStatus status;
   if (!sys::status_of_path(kCalibrationFile, &status) || status.uid != 0) return false;

@@ -1,7 +1,5 @@
 #include "job/cgroup.h"
 
-#include <fcntl.h>
-
 #include <charconv>
 
 #include "base/text.h"
@@ -36,7 +34,7 @@ uint64_t job_number(std::string_view component) {
 }
 
 uint64_t job_in_file(const char* path) {
-  const int fd = sys::open_file(path, O_RDONLY, 0);
+  const int fd = sys::open_to_read(sys::kCurrentDirectory, path);
   if (fd < 0) return 0;
   sys::LineReader lines(fd);
   std::string_view line;

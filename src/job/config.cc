@@ -1,6 +1,5 @@
 #include "job/config.h"
 
-#include <fcntl.h>
 #include <string.h>
 
 #include <charconv>

@@ -1,12 +1,6 @@
 #include "job/log.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <poll.h>
 #include <string.h>
-#include <sys/resource.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include <atomic>
 #include <cstdarg>
@@ -16,6 +10,7 @@
 #include "sys/clock.h"
 #include "sys/env.h"
 #include "sys/files.h"
+#include "sys/log_file.h"
 #include "sys/self.h"
 
 namespace softmig::job {
@@ -25,8 +20,7 @@ using std::memory_order_acquire;
 using std::memory_order_relaxed;
 using std::memory_order_release;
 
-constexpr int kConsoleLevel = 3, kStandardError = 2, kOff = -1;
-constexpr uint32_t kFileMode = 0644;
+constexpr int kConsoleLevel = 3, kOff = -1;
 constexpr const char* kLevelNames[] = {"error", "warning", "debug", "info", "trace"};
 constexpr uint64_t kLastLineBytes = 2 * kLogLineBytes;  // where less is left, the file is ended
 constexpr uint64_t kOthersBytes = 64 * 1024;  // what other processes may write at the same instant
@@ -167,37 +161,6 @@ bool fallback_path(const Target& target, Path& path) {
   return !text.overflowed() && target.job_id != 0 && target.temporary[0] == '/';
 }
 
-// Descriptor of a file that is safe to write, -1 if there is none. Looks before it opens: opening a
-// device or a FIFO can have effects.
-int open_log(const char* path, sys::FileStatus* status) {
-  constexpr int kFlags = O_WRONLY | O_APPEND | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY;
-  int fd = -1;
-  bool made = false;
-  if (sys::status_at(sys::kCurrentDirectory, path, status)) {
-    if (!status->is_regular()) return -1;
-    fd = sys::open_file(path, kFlags, 0);
-  } else if (errno == ENOENT) {
-    fd = sys::open_file(path, kFlags | O_CREAT | O_EXCL, kFileMode);
-    made = fd >= 0;
-    if (fd < 0 && errno == EEXIST) fd = sys::open_file(path, kFlags, 0);
-  }
-  if (fd < 0) return -1;
-  if (made) syscall(SYS_fchmod, fd, kFileMode);  // whatever the program's umask says
-  if (sys::status_of_fd(fd, status) && status->is_regular() && status->links == 1) return fd;
-  sys::close_file(fd);
-  return -1;
-}
-
-// Bytes that a file may reach: beyond RLIMIT_FSIZE a write would raise SIGXFSZ in the program.
-uint64_t size_limit() {
-  struct {
-    uint64_t soft, hard;
-  } limit = {};
-  if (syscall(SYS_prlimit64, 0, RLIMIT_FSIZE, nullptr, &limit) != 0) return 0;
-  if (limit.soft >= kLogFileBytes + kOthersBytes) return kLogFileBytes;
-  return limit.soft > kOthersBytes ? limit.soft - kOthersBytes : 0;
-}
-
 // The last line fills the file exactly, so that every process sees that it is full. What is left
 // for it is always more than its words need: a line before it leaves kLogLineBytes at least.
 void write_last_line(int fd, uint64_t room) {
@@ -207,19 +170,25 @@ void write_last_line(int fd, uint64_t room) {
   text.add(kLastWords);
   while (!text.overflowed()) text.add(' ');
   line[room - 1] = '\n';
-  syscall(SYS_write, fd, line, room);
+  sys::write_once(fd, {line, room});
+}
+
+// Bytes that a log may reach: its own bound, or what the program is allowed to write.
+uint64_t size_limit() {
+  const uint64_t allowed = sys::file_size_limit();
+  if (allowed >= kLogFileBytes + kOthersBytes) return kLogFileBytes;
+  return allowed > kOthersBytes ? allowed - kOthersBytes : 0;
 }
 
 // False if nothing could be written and another file should be tried.
 bool write_to(const char* path, std::string_view line) {
-  sys::FileStatus status;
-  const int fd = open_log(path, &status);
+  uint64_t size = 0;
+  const int fd = sys::open_log_file(path, &size);
   if (fd < 0) return false;
-  const uint64_t limit = size_limit();
-  const uint64_t room = limit > status.size ? limit - status.size : 0;
+  const uint64_t limit = size_limit(), room = limit > size ? limit - size : 0;
   bool written = true;
   if (room >= kLastLineBytes) {
-    written = syscall(SYS_write, fd, line.data(), line.size()) > 0;
+    written = sys::write_once(fd, line);
   } else if (room != 0) {
     write_last_line(fd, room);
   }
@@ -234,18 +203,10 @@ void write_to_file(const Target& target, std::string_view line) {
   if (fallback_path(target, path)) write_to(path, line);
 }
 
-// Only where it neither blocks nor raises SIGPIPE: a ready pipe takes a whole line.
-void write_to_console(std::string_view line) {
-  pollfd console = {.fd = kStandardError, .events = POLLOUT, .revents = 0};
-  const timespec at_once = {};
-  if (syscall(SYS_ppoll, &console, 1, &at_once, nullptr, 0) != 1) return;
-  if (console.revents == POLLOUT) syscall(SYS_write, kStandardError, line.data(), line.size());
-}
-
 // `line` begins with kConsolePrefix, which the file does not need.
 void write_line(const Target& target, std::string_view line) {
   write_to_file(target, base::tail(line, kConsolePrefix.size()));
-  if (g_level.load(memory_order_relaxed) >= kConsoleLevel) write_to_console(line);
+  if (g_level.load(memory_order_relaxed) >= kConsoleLevel) sys::write_to_console(line);
 }
 
 // Room for the mark of a cut line is kept free at the end of the buffer.

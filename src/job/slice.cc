@@ -16,11 +16,19 @@ using std::memory_order_relaxed;
 using std::memory_order_release;
 
 constexpr uint64_t kLookIntervalNs = 1'000'000'000;
-constexpr uint64_t kReclaimIntervalNs = 10'000'000;  // for views; a refusal always looks
+constexpr uint64_t kReclaimIntervalNs = 10'000'000;  // for views
+constexpr uint64_t kSearchIntervalNs = 1'000'000;  // for refusals, of which a program may make many
 // The driver gives back what a process held a little after the process is gone.
 constexpr uint64_t kDeathGraceNs = 5'000'000;
 
 constexpr Places kPlaces;
+
+// True once per interval, for one of all callers.
+bool is_due(std::atomic<uint64_t>& next_ns, uint64_t interval_ns) {
+  const uint64_t now = sys::monotonic_ns();
+  uint64_t due = next_ns.load(memory_order_relaxed);
+  return now >= due && next_ns.compare_exchange_strong(due, now + interval_ns);
+}
 
 class Guard {
  public:
@@ -38,13 +46,24 @@ class Guard {
 constinit Slice g_slice;
 
 Mode Slice::decide() {
-  const Mode mode = mode_.load(memory_order_acquire);
-  if (mode == Mode::kActive) {
+  const sys::ErrnoGuard keep_errno;
+  if (mode_.load(memory_order_acquire) == Mode::kActive) {
     restart_after_fork();
     return Mode::kActive;
   }
+  // A fork in the midst of start() leaves the child with a lock that nobody holds.
+  const abi::PackedOwner self =
+      policy::pack_owner(static_cast<uint32_t>(sys::pid()), sys::own_start_ticks());
+  uint64_t starting = starting_.load(memory_order_acquire);
+  if (starting != 0 && starting != self && starting_.compare_exchange_strong(starting, 0)) {
+    lock_.reset();
+  }
   Guard guard(lock_);
-  if (mode_.load(memory_order_acquire) == Mode::kUndecided) start();
+  if (mode_.load(memory_order_acquire) == Mode::kUndecided) {
+    starting_.store(self, memory_order_release);
+    start();
+    starting_.store(0, memory_order_release);
+  }
   return mode_.load(memory_order_acquire);
 }
 
@@ -57,7 +76,7 @@ void Slice::start() {
   }
   log_configure(kPlaces, config_);
   if (config_.source == Source::kClosed) log(LogLevel::kError, "%s", config_.error);
-  same_image_ = sys::make_fork_mark();
+  fork_mark_ = sys::make_fork_mark();
   open_region(kPlaces, config_, &region_);
   pid_namespace_ = sys::pid_namespace();
   next_look_ns_.store(sys::monotonic_ns() + kLookIntervalNs, memory_order_relaxed);
@@ -71,29 +90,30 @@ void Slice::start() {
       config_.path[0] != 0 ? config_.path : "the environment", region_.path);
 }
 
-// In a fork child the parent's slot, locks and records are somebody else's. One thread runs here
-// for each that calls; the first one through does the work.
+// In a fork child the parent's slot, locks and records are somebody else's. The first thread that
+// comes here sees to that, the others wait.
 void Slice::restart_after_fork() {
-  static constinit std::atomic<uint32_t> working_pid{0};
-  const auto pid = static_cast<uint32_t>(sys::pid());
-  uint32_t seen = working_pid.load(memory_order_acquire);
-  if (seen != pid && working_pid.compare_exchange_strong(seen, pid)) {
+  uint32_t taken = 0;
+  if (fork_mark_->taken.compare_exchange_strong(taken, 1)) {
     lock_.reset();
     for (Device& device : devices_) device.lock.reset();
     log_after_fork();
     owner_ = 0;
     slot_.store(-1, memory_order_release);
+    pid_namespace_ = sys::pid_namespace();
     generation_.fetch_add(1, memory_order_release);
-    *same_image_ = 1;
+    fork_mark_->here.store(1, memory_order_release);
   }
-  while (*same_image_ == 0) sys::yield();
+  while (fork_mark_->here.load(memory_order_acquire) == 0) sys::yield();
 }
 
 bool Slice::join() {
   Guard guard(lock_);
   if (slot_.load(memory_order_acquire) >= 0) return true;
   const auto pid = static_cast<uint32_t>(sys::pid());
-  owner_ = policy::pack_owner(pid, sys::own_start_ticks());
+  const sys::ErrnoGuard keep_errno;
+  const sys::ProcessState self = sys::own_state();
+  owner_ = policy::pack_owner(pid, self.start_ticks);
   // After execve pid and start time are the old ones, and what the old image held is gone.
   const uint32_t high = region_.map->header.high_water.load(memory_order_acquire);
   for (uint32_t i = 0; i < high && i < abi::kMaxSlots; i++) {
@@ -102,10 +122,12 @@ bool Slice::join() {
       policy::reclaim_slot(*region_.map, i, owner_);
     }
   }
-  int slot = policy::claim_slot(*region_.map, owner_, pid_namespace_, sys::effective_uid());
+  int slot =
+      policy::claim_slot(*region_.map, owner_, pid_namespace_, sys::effective_uid(), self.image);
   if (slot < 0) {
     reclaim_dead();
-    slot = policy::claim_slot(*region_.map, owner_, pid_namespace_, sys::effective_uid());
+    slot =
+        policy::claim_slot(*region_.map, owner_, pid_namespace_, sys::effective_uid(), self.image);
   }
   if (slot < 0) {
     log(LogLevel::kError, "region %s: all %u places are taken", region_.path, abi::kMaxSlots);
@@ -138,6 +160,7 @@ void Slice::apply_limits() {
 }
 
 void Slice::read_extra() {
+  const sys::ErrnoGuard keep_errno;
   if (!region_.shared) return;
   abi::ExtraPage page;
   if (!read_extra_page(region_.path, &page)) return;
@@ -152,9 +175,8 @@ void Slice::read_extra() {
 }
 
 void Slice::refresh() {
-  const uint64_t now = sys::monotonic_ns();
-  uint64_t due = next_look_ns_.load(memory_order_relaxed);
-  if (now < due || !next_look_ns_.compare_exchange_strong(due, now + kLookIntervalNs)) return;
+  if (!is_due(next_look_ns_, kLookIntervalNs)) return;
+  const sys::ErrnoGuard keep_errno;
   Guard guard(lock_);
   read_extra();
   if (!config_changed(kPlaces, config_)) return;
@@ -193,8 +215,10 @@ bool Slice::reserve(int device, uint64_t bytes) {
   refresh();
   if (try_reserve(device, bytes)) return true;
   if (slot_.load(memory_order_acquire) >= 0) {
-    wait_for_dead();
-    if (try_reserve(device, bytes)) return true;
+    if (is_due(next_search_ns_, kSearchIntervalNs)) {
+      wait_for_dead();
+      if (try_reserve(device, bytes)) return true;
+    }
   }
   count_refusal(device, bytes);
   return false;
@@ -243,15 +267,12 @@ DeviceMemory Slice::memory(int device) {
 
 DeviceMemory Slice::view(int device) {
   refresh();
-  const uint64_t now = sys::monotonic_ns();
-  uint64_t due = next_reclaim_ns_.load(memory_order_relaxed);
-  if (now >= due && next_reclaim_ns_.compare_exchange_strong(due, now + kReclaimIntervalNs)) {
-    wait_for_dead();
-  }
+  if (is_due(next_reclaim_ns_, kReclaimIntervalNs)) wait_for_dead();
   return memory(device);
 }
 
 bool Slice::reclaim_dead() {
+  const sys::ErrnoGuard keep_errno;
   bool just_died = false;
   const uint64_t now = sys::monotonic_ns();
   const uint32_t high = region_.map->header.high_water.load(memory_order_acquire);
@@ -261,7 +282,10 @@ bool Slice::reclaim_dead() {
     if (owner == 0 || owner == owner_) continue;
     // A pid means nothing in another pid namespace: those slots are the agent's to judge.
     if (slot.pid_namespace.load(memory_order_acquire) != pid_namespace_) continue;
-    if (!sys::is_gone(kPlaces.proc, policy::owner_pid(owner), policy::owner_start(owner))) continue;
+    if (!sys::is_gone(kPlaces.proc, policy::owner_pid(owner), policy::owner_start(owner),
+                      slot.image.load(memory_order_relaxed))) {
+      continue;
+    }
     const uint64_t seen_dead = policy::note_death(slot, owner, now);
     if (now - seen_dead < kDeathGraceNs) {
       just_died = true;

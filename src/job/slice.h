@@ -9,6 +9,7 @@
 #include "job/region.h"
 #include "policy/ledger.h"
 #include "sys/futex.h"
+#include "sys/memory.h"
 
 namespace softmig::job {
 
@@ -26,7 +27,9 @@ class Slice {
   Mode mode() {
     const Mode mode = mode_.load(std::memory_order_acquire);
     if (__builtin_expect(mode == Mode::kPassive, 1)) return mode;
-    if (__builtin_expect(mode == Mode::kActive && *same_image_ != 0, 1)) return mode;
+    if (__builtin_expect(
+            mode == Mode::kActive && fork_mark_->here.load(std::memory_order_acquire) != 0, 1))
+      return mode;
     return decide();
   }
 
@@ -94,8 +97,9 @@ class Slice {
 
   std::atomic<Mode> mode_{Mode::kUndecided};
   std::atomic<uint32_t> generation_{0};
-  volatile uint32_t* same_image_ = nullptr;  // a word that fork wipes
-  sys::Mutex lock_;                          // starting and joining
+  sys::ForkMark* fork_mark_ = nullptr;
+  sys::Mutex lock_;                    // starting and joining
+  std::atomic<uint64_t> starting_{0};  // who is inside start(), as pack_owner
   Config config_;
   OpenRegion region_;
   std::atomic<int> slot_{-1};
@@ -103,6 +107,7 @@ class Slice {
   uint64_t pid_namespace_ = 0;
   std::atomic<uint64_t> next_look_ns_{0};
   std::atomic<uint64_t> next_reclaim_ns_{0};
+  std::atomic<uint64_t> next_search_ns_{0};
   std::atomic<int> device_count_{0};
   Device devices_[abi::kMaxDevices];
 };

@@ -1,7 +1,6 @@
 #include "job/trusted_file.h"
 
 #include <errno.h>
-#include <fcntl.h>
 
 #include <charconv>
 
@@ -109,11 +108,8 @@ uint32_t outer_uid(const Places& places) {
   return uid;
 }
 
-RunDirectory::RunDirectory(const Places& places) : places_(places) {
-  constexpr int kFlags = O_DIRECTORY | O_NOFOLLOW;
-  fd_ = sys::open_file(places.run_dir, O_RDONLY | kFlags, 0);
-  // Without permission to list it, files in it can still be opened by name.
-  if (fd_ < 0 && errno == EACCES) fd_ = sys::open_file(places.run_dir, O_PATH | kFlags, 0);
+RunDirectory::RunDirectory(const Places& places)
+    : places_(places), fd_(sys::open_directory(places.run_dir)) {
   if (fd_ < 0) open_error_ = errno;
 }
 
@@ -139,7 +135,7 @@ const char* RunDirectory::fault_of_directory() const {
 // A file that was replaced between open and fstat has no link left: the new one counts.
 int RunDirectory::open_current(const char* name, sys::FileStatus* status) const {
   for (int attempt = 0;; attempt++) {
-    const int fd = sys::open_at(fd_, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY, 0);
+    const int fd = sys::open_to_read(fd_, name);
     if (fd < 0 || !sys::status_of_fd(fd, status)) return fd;
     if (status->links != 0 || attempt == kOpenAttempts) return fd;
     sys::close_file(fd);

@@ -38,7 +38,7 @@ class RunDirectory {
   void describe_failure(int reason, const char* name, base::Text& error) const;
 
   const Places& places_;
-  int fd_ = -1;
+  const int fd_;
   int open_error_ = 0;
 };
 

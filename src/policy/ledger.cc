@@ -195,7 +195,8 @@ Change change_use(Region& region, uint32_t writer, uint32_t device, int64_t delt
   return Change::kDone;
 }
 
-int claim_slot(Region& region, PackedOwner owner, uint64_t pid_namespace, uint32_t uid) {
+int claim_slot(Region& region, PackedOwner owner, uint64_t pid_namespace, uint32_t uid,
+               uint64_t image) {
   for (uint32_t i = 0; i < abi::kMaxSlots; i++) {
     abi::RegionSlot& slot = region.slot[i];
     PackedOwner free = 0;
@@ -208,6 +209,7 @@ int claim_slot(Region& region, PackedOwner owner, uint64_t pid_namespace, uint32
     }
     for (auto& account : slot.device) account.contexts.store(0, memory_order_relaxed);
     slot.uid.store(uid, memory_order_relaxed);
+    slot.image.store(image, memory_order_relaxed);
     slot.pid_namespace.store(pid_namespace, memory_order_release);
     return static_cast<int>(i);
   }

@@ -38,7 +38,8 @@ Change change_use(abi::Region& region, uint32_t writer, uint32_t device, int64_t
 
 // Takes a free slot for the process `owner` (pack_owner). Returns its number, or -1 if all are
 // taken.
-int claim_slot(abi::Region& region, abi::PackedOwner owner, uint64_t pid_namespace, uint32_t uid);
+int claim_slot(abi::Region& region, abi::PackedOwner owner, uint64_t pid_namespace, uint32_t uid,
+               uint64_t image = 0);
 
 // Notes that `owner` was seen dead at `now_ns`; returns when that was first noted.
 uint64_t note_death(abi::RegionSlot& slot, abi::PackedOwner owner, uint64_t now_ns);

@@ -75,6 +75,16 @@ int open_at(int directory, const char* name, int flags, uint32_t mode) {
   return static_cast<int>(fd);
 }
 
+int open_to_read(int directory, const char* name) {
+  return open_at(directory, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY, 0);
+}
+
+int open_directory(const char* path) {
+  constexpr int kFlags = O_DIRECTORY | O_NOFOLLOW;
+  const int fd = open_file(path, O_RDONLY | kFlags, 0);
+  return fd < 0 && errno == EACCES ? open_file(path, O_PATH | kFlags, 0) : fd;
+}
+
 // Never repeated after EINTR: Linux has closed the descriptor by then.
 void close_file(int fd) { syscall(SYS_close, fd); }
 

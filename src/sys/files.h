@@ -37,6 +37,10 @@ bool exists(const char* path);
 int open_file(const char* path, int flags, uint32_t mode);
 int open_at(int directory, const char* name, int flags, uint32_t mode);
 void close_file(int fd);
+// For reading what somebody else may have planted: no final link is followed, nothing blocks.
+int open_to_read(int directory, const char* name);
+// A directory that is not a link. Where it may not be listed it still serves to open names in it.
+int open_directory(const char* path);
 
 // Up to `size` bytes from the beginning of a file that need not be regular (/proc). Number of
 // bytes, 0 for an empty file, or a negative errno. Never blocks on a FIFO. Interrupted reads go on.

@@ -12,13 +12,16 @@ namespace {
 constexpr int kWipeOnFork = 18;  // MADV_WIPEONFORK, Linux 4.14
 constexpr size_t kMarkBytes = 4096;
 
-constinit uint32_t g_fork_word = 1;  // where the kernel cannot wipe pages
+constinit ForkMark g_fork_mark{1, 0};  // where the kernel cannot wipe pages
 
-void wipe_fork_word() { g_fork_word = 0; }
+void wipe_fork_mark() {
+  g_fork_mark.taken.store(0);
+  g_fork_mark.here.store(0);
+}
 
 // Weak: a C library that has none (musl) would refuse to load us.
-extern "C" [[gnu::weak]] int __register_atfork(void (*prepare)(), void (*parent)(),
-                                               void (*child)(), void* dso);
+extern "C" [[gnu::weak]] int __register_atfork(void (*prepare)(), void (*parent)(), void (*child)(),
+                                               void* dso);
 
 }  // namespace
 
@@ -52,18 +55,16 @@ const uint8_t* map_file(const char* path, size_t* size) {
   return static_cast<const uint8_t*>(map);
 }
 
-volatile uint32_t* make_fork_mark() {
+ForkMark* make_fork_mark() {
   void* page = map_pages(kMarkBytes);
   if (page == nullptr || madvise(page, kMarkBytes, kWipeOnFork) != 0) {
     unmap_pages(page, kMarkBytes);
-    if (__register_atfork != nullptr) {
-      __register_atfork(nullptr, nullptr, wipe_fork_word, nullptr);
-    }
-    return &g_fork_word;
+    __register_atfork(nullptr, nullptr, wipe_fork_mark, nullptr);
+    return &g_fork_mark;
   }
-  auto* word = static_cast<volatile uint32_t*>(page);
-  *word = 1;
-  return word;
+  auto* mark = static_cast<ForkMark*>(page);  // zeroes: two words that were never written
+  mark->here.store(1);
+  return mark;
 }
 
 }  // namespace softmig::sys

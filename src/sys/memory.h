@@ -1,6 +1,7 @@
 // Anonymous pages straight from the kernel: the library never calls the program's malloc.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 
@@ -18,7 +19,11 @@ const uint8_t* map_file(const char* path, size_t* size);
 // `bytes` of an open file, shared with every process that maps it; null if that fails.
 void* map_shared(int fd, size_t bytes);
 
-// A word that reads 0 in every fork child from its first instruction on, and 1 here. Never null.
-volatile uint32_t* make_fork_mark();
+// Two words that both read 0 in every fork child from its first instruction on. Here, `here` is 1
+// from the making on; `taken` is 0, for the thread of a child that sees to the rest. Never null.
+struct ForkMark {
+  std::atomic<uint32_t> here, taken;
+};
+ForkMark* make_fork_mark();
 
 }  // namespace softmig::sys

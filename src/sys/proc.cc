@@ -12,7 +12,8 @@
 namespace softmig::sys {
 namespace {
 
-constexpr int kThreadsField = 17, kStartField = 19;  // counted from the state, which is 0
+// Counted from the state, which is 0.
+constexpr int kThreadsField = 17, kStartField = 19, kCodeField = 23;
 
 std::string_view next_field(std::string_view* rest) {
   const size_t blank = rest->find(' ');
@@ -55,16 +56,17 @@ bool parse_process_stat(std::string_view line, ProcessState* state) {
   if (name_end == std::string_view::npos || name_end + 2 >= line.size()) return false;
   std::string_view rest = base::tail(line, name_end + 2);
   const std::string_view letter = next_field(&rest);
-  uint64_t threads = 0, start = 0;
-  for (int field = 1; field <= kStartField; field++) {
+  uint64_t threads = 0, start = 0, code = 0;
+  for (int field = 1; field <= kCodeField; field++) {
     const std::string_view text = next_field(&rest);
     if (field == kThreadsField && !to_number(text, &threads)) return false;
     if (field == kStartField && !to_number(text, &start)) return false;
+    if (field == kCodeField && (!to_number(text, &code) || code <= 1)) code = 0;  // 1: hidden
   }
   if (letter.size() != 1) return false;
   const bool ended = letter == "Z" || letter == "X" || letter == "x";
   // A leader that has ended while other threads run is a zombie with more than one thread.
-  *state = {.exists = true, .dead = ended && threads <= 1, .start_ticks = start};
+  *state = {.exists = true, .dead = ended && threads <= 1, .start_ticks = start, .image = code};
   return true;
 }
 
@@ -79,18 +81,21 @@ ProcessState process_state(const char* proc_root, int pid) {
   return state;
 }
 
-bool is_gone(const char* proc_root, uint32_t pid, uint64_t start_ticks) {
+bool is_gone(const char* proc_root, uint32_t pid, uint64_t start_ticks, uint64_t image) {
   const ProcessState state = process_state(proc_root, static_cast<int>(pid));
   if (!state.exists || state.dead) return true;
+  if (image != 0 && state.image != 0 && state.image != image) return true;
   return start_ticks != 0 && state.start_ticks != 0 && state.start_ticks != start_ticks;
 }
 
-uint64_t own_start_ticks() {
+ProcessState own_state() {
   const ErrnoGuard keep_errno;
   ProcessState state;
   read_stat("/proc/self/stat", &state);
-  return state.start_ticks;
+  return state;
 }
+
+uint64_t own_start_ticks() { return own_state().start_ticks; }
 
 uint64_t pid_namespace() { return inode_of("/proc/self/ns/pid"); }
 uint64_t time_namespace() { return inode_of("/proc/self/ns/time"); }

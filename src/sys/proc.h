@@ -12,7 +12,8 @@ struct ProcessState {
   bool exists = false;
   bool dead = false;         // a zombie, or on its way out, without a thread that still runs
   uint64_t start_ticks = 0;  // clock ticks from boot to its start; 0: not known
-  uint64_t image = 0;  // where its code lies, which execve changes; 0: not known, or not for us to see
+  uint64_t image =
+      0;  // where its code lies, which execve changes; 0: not known, or not for us to see
 };
 
 // Reads a line of /proc/<pid>/stat. The name in it may hold blanks and parentheses. False if this
@@ -26,7 +27,7 @@ ProcessState process_state(const char* proc_root, int pid);
 
 // The process that had this pid, start time and image (0: not known) runs no more, or runs another
 // program since. When in doubt: false.
-bool is_gone(const char* proc_root, uint32_t pid, uint64_t start_ticks, uint64_t image);
+bool is_gone(const char* proc_root, uint32_t pid, uint64_t start_ticks, uint64_t image = 0);
 
 // This process; not kept, because a fork child is another. Zeroes if /proc does not tell.
 ProcessState own_state();

@@ -22,7 +22,8 @@ class ShapeTest : public ContextTest, public testing::WithParamInterface<Shape> 
 
 TEST_P(ShapeTest, TakesWhatTheCardTakes) {
   const Shape& shape = GetParam();
-  CUDA_ARRAY3D_DESCRIPTOR desc{shape.width,    shape.height, shape.depth, shape.format,
+  CUDA_ARRAY3D_DESCRIPTOR desc{shape.width,    shape.height,
+                               shape.depth,    shape.format,
                                shape.channels, shape.flags | CUDA_ARRAY3D_DEFERRED_MAPPING};
   const Marked mark;
   CUarray array = nullptr;
@@ -36,7 +37,8 @@ TEST_P(ShapeTest, TakesWhatTheCardTakes) {
   desc.Flags = shape.flags;
   std::vector<CUarray> arrays(32);
   for (CUarray& one : arrays) ASSERT_CUDA(cuArray3DCreate_v2(&one, &desc));
-  EXPECT_EQ(cuArrayGetMemoryRequirements(&needs, arrays[0], 0), CUDA_ERROR_INVALID_VALUE) << "of a plain one";
+  EXPECT_EQ(cuArrayGetMemoryRequirements(&needs, arrays[0], 0), CUDA_ERROR_INVALID_VALUE)
+      << "of a plain one";
   EXPECT_EQ(mark.used(), shape.taken);
   EXPECT_EQ(mark.listed(), shape.taken);
   for (CUarray one : arrays) ASSERT_CUDA(cuArrayDestroy(one));
@@ -45,15 +47,16 @@ TEST_P(ShapeTest, TakesWhatTheCardTakes) {
 
 INSTANTIATE_TEST_SUITE_P(
     Measured, ShapeTest,
-    testing::Values(Shape{"Small2d", 64, 64, 0, CU_AD_FORMAT_FLOAT, 1, 0, 0.0625, 2},
-                    Shape{"Small1d", 1024, 0, 0, CU_AD_FORMAT_UNSIGNED_INT8, 1, 0, 0.0625, 2},
-                    Shape{"Odd2d", 1000, 1000, 0, CU_AD_FORMAT_FLOAT, 4, 0, 15.625, 512},
-                    Shape{"Large2d", 4096, 4096, 0, CU_AD_FORMAT_FLOAT, 1, 0, 64, 2048},
-                    Shape{"Cube3d", 100, 100, 100, CU_AD_FORMAT_FLOAT, 2, 0, 9.25, 320},
-                    Shape{"Odd3d", 257, 129, 33, CU_AD_FORMAT_UNSIGNED_INT8, 1, 0, 2, 64},
-                    Shape{"Cubemap", 512, 512, 6, CU_AD_FORMAT_FLOAT, 1, CUDA_ARRAY3D_CUBEMAP, 6, 192},
-                    Shape{"Layered", 512, 512, 64, CU_AD_FORMAT_HALF, 1, CUDA_ARRAY3D_LAYERED, 32, 1024},
-                    Shape{"Surface", 1024, 1024, 0, CU_AD_FORMAT_FLOAT, 1, CUDA_ARRAY3D_SURFACE_LDST, 4, 128}),
+    testing::Values(
+        Shape{"Small2d", 64, 64, 0, CU_AD_FORMAT_FLOAT, 1, 0, 0.0625, 2},
+        Shape{"Small1d", 1024, 0, 0, CU_AD_FORMAT_UNSIGNED_INT8, 1, 0, 0.0625, 2},
+        Shape{"Odd2d", 1000, 1000, 0, CU_AD_FORMAT_FLOAT, 4, 0, 15.625, 512},
+        Shape{"Large2d", 4096, 4096, 0, CU_AD_FORMAT_FLOAT, 1, 0, 64, 2048},
+        Shape{"Cube3d", 100, 100, 100, CU_AD_FORMAT_FLOAT, 2, 0, 9.25, 320},
+        Shape{"Odd3d", 257, 129, 33, CU_AD_FORMAT_UNSIGNED_INT8, 1, 0, 2, 64},
+        Shape{"Cubemap", 512, 512, 6, CU_AD_FORMAT_FLOAT, 1, CUDA_ARRAY3D_CUBEMAP, 6, 192},
+        Shape{"Layered", 512, 512, 64, CU_AD_FORMAT_HALF, 1, CUDA_ARRAY3D_LAYERED, 32, 1024},
+        Shape{"Surface", 1024, 1024, 0, CU_AD_FORMAT_FLOAT, 1, CUDA_ARRAY3D_SURFACE_LDST, 4, 128}),
     [](const auto& info) { return info.param.name; });
 
 using ArrayTest = ContextTest;

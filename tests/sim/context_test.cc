@@ -62,7 +62,9 @@ TEST_F(ContextsTest, TheStackIsTakenAtOnceHeapAndPrintfAreNot) {
   const struct {
     CUlimit limit;
     size_t value;
-  } defaults[] = {{CU_LIMIT_STACK_SIZE, 1024}, {CU_LIMIT_PRINTF_FIFO_SIZE, 8650752}, {CU_LIMIT_MALLOC_HEAP_SIZE, 8388608}};
+  } defaults[] = {{CU_LIMIT_STACK_SIZE, 1024},
+                  {CU_LIMIT_PRINTF_FIFO_SIZE, 8650752},
+                  {CU_LIMIT_MALLOC_HEAP_SIZE, 8388608}};
   for (const auto& row : defaults) {
     ASSERT_CUDA(cuCtxGetLimit(&value, row.limit));
     EXPECT_EQ(value, row.value);
@@ -80,9 +82,10 @@ TEST_F(ContextsTest, TheStackIsTakenAtOnceHeapAndPrintfAreNot) {
 }
 
 TEST_F(ContextsTest, TheHeapIsTakenByTheFirstKernelThatUsesIt) {
-  const std::string text = ".version 7.0\n.target sm_70\n.address_size 64\n"
-                           ".extern .func (.param .b64 r) malloc (.param .b64 n);\n"
-                           ".visible .entry user(){ ret; }\n";
+  const std::string text =
+      ".version 7.0\n.target sm_70\n.address_size 64\n"
+      ".extern .func (.param .b64 r) malloc (.param .b64 n);\n"
+      ".visible .entry user(){ ret; }\n";
   CUmodule module = nullptr;
   CUfunction function = nullptr;
   ASSERT_CUDA(cuModuleLoadData(&module, text.c_str()));

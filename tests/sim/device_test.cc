@@ -42,8 +42,10 @@ std::string visible(const char* list, const char* order = "PCI_BUS_ID") {
     setenv("CUDA_DEVICE_ORDER", order, 1);
     const CUresult code = cuInit(0);
     int count = 0;
-    if (code == CUDA_SUCCESS) EXPECT_CUDA(cuDeviceGetCount(&count));
-    else EXPECT_EQ(code, CUDA_ERROR_NO_DEVICE);
+    if (code == CUDA_SUCCESS)
+      EXPECT_CUDA(cuDeviceGetCount(&count));
+    else
+      EXPECT_EQ(code, CUDA_ERROR_NO_DEVICE);
     parent.say(static_cast<uint64_t>(count));
     for (int i = 0; i < count; ++i) {
       uint64_t index = 9;
@@ -120,11 +122,11 @@ TEST_F(MixedTest, EachDeviceHasItsOwnMemory) {
   int ordinal = -1;
   ASSERT_CUDA(cuPointerGetAttribute(&ordinal, CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, address));
   EXPECT_EQ(ordinal, 1);
+  CUdeviceptr second = 0;
+  ASSERT_CUDA(cuMemAlloc_v2(&second, kGiB));
+  EXPECT_NE(second, address) << "one address space for all devices";
   ASSERT_CUDA(cuMemFree_v2(address)) << "whichever context is current";
   EXPECT_EQ(listed(getpid(), 0), kContextListed);
-  CUdeviceptr second = 0;
-  ASSERT_CUDA(cuMemAlloc_v2(&second, kMiB));
-  EXPECT_NE(second, address);
   CUmemGenericAllocationHandle handle = 0;
   CUmemAllocationProp prop{};
   prop.type = CU_MEM_ALLOCATION_TYPE_PINNED;
@@ -157,14 +159,17 @@ TEST_F(ModelTest, AttributesAreThoseOfAnH100) {
   ASSERT_CUDA(cuDeviceGetName(name, sizeof name, 0));
   EXPECT_STREQ(name, "NVIDIA H100 80GB HBM3");
   int value = 0;
-  EXPECT_EQ(cuDeviceGetAttribute(&value, static_cast<CUdevice_attribute>(0), 0), CUDA_ERROR_INVALID_VALUE);
-  EXPECT_EQ(cuDeviceGetAttribute(&value, CU_DEVICE_ATTRIBUTE_WARP_SIZE, 1), CUDA_ERROR_INVALID_DEVICE);
+  EXPECT_EQ(cuDeviceGetAttribute(&value, static_cast<CUdevice_attribute>(0), 0),
+            CUDA_ERROR_INVALID_VALUE);
+  EXPECT_EQ(cuDeviceGetAttribute(&value, CU_DEVICE_ATTRIBUTE_WARP_SIZE, 1),
+            CUDA_ERROR_INVALID_DEVICE);
 }
 
 TEST(SettingsTest, GeometryIsParsed) {
   softmig::sim::Settings settings;
   std::string error;
-  ASSERT_TRUE(softmig::sim::parse_settings("2x48G:l40s+1x81920M,context=100M,overhead=1K,kernel=7", &settings, &error));
+  ASSERT_TRUE(softmig::sim::parse_settings("2x48G:l40s+1x81920M,context=100M,overhead=1K,kernel=7",
+                                           &settings, &error));
   ASSERT_EQ(settings.cards.size(), 3u);
   EXPECT_EQ(settings.cards[1].memory, 48 * kGiB);
   EXPECT_EQ(settings.cards[1].model->key, "l40s");
@@ -172,8 +177,9 @@ TEST(SettingsTest, GeometryIsParsed) {
   EXPECT_EQ(settings.context_listed, 100 * kMiB);
   EXPECT_EQ(settings.context_unlisted, kKiB);
   EXPECT_EQ(settings.kernel_ns, 7000u);
-  for (const char* bad : {"", "x48G", "0x48G", "2x", "2x48", "17x48G", "1x80G:b200", "1x80G,context", "1x80G,context=2X",
-                          "1x80G,color=1", "1x80G+", "99999999999999999999x1G"}) {
+  for (const char* bad :
+       {"", "x48G", "0x48G", "2x", "2x48", "17x48G", "1x80G:b200", "1x80G,context",
+        "1x80G,context=2X", "1x80G,color=1", "1x80G+", "99999999999999999999x1G"}) {
     if (std::string(bad) == "1x80G+") continue;  // an empty group is no group
     EXPECT_FALSE(softmig::sim::parse_settings(bad, &settings, &error)) << bad;
     EXPECT_NE(error, "") << bad;

@@ -23,12 +23,14 @@ class GraphTest : public ContextTest {
   }
   double reserved() { return attribute(CU_GRAPH_MEM_ATTR_RESERVED_MEM_CURRENT); }
   double in_use() { return attribute(CU_GRAPH_MEM_ATTR_USED_MEM_CURRENT); }
-  CUresult add_alloc(CUgraph graph, const CUgraphNode* after, uint64_t bytes, CUgraphNode* node, CUdeviceptr* address) {
+  CUresult add_alloc(CUgraph graph, const CUgraphNode* after, uint64_t bytes, CUgraphNode* node,
+                     CUdeviceptr* address) {
     CUDA_MEM_ALLOC_NODE_PARAMS params{};
     params.poolProps.allocType = CU_MEM_ALLOCATION_TYPE_PINNED;
     params.poolProps.location = {CU_MEM_LOCATION_TYPE_DEVICE, 0};
     params.bytesize = bytes;
-    const CUresult code = cuGraphAddMemAllocNode(node, graph, after, after != nullptr ? 1 : 0, &params);
+    const CUresult code =
+        cuGraphAddMemAllocNode(node, graph, after, after != nullptr ? 1 : 0, &params);
     *address = params.dptr;
     return code;
   }
@@ -50,7 +52,8 @@ TEST_F(GraphTest, MemoryIsTakenAtUploadAndKeptUntilTrimmed) {
   CUdeviceptr address[3] = {};
   ASSERT_CUDA(cuGraphCreate(&graph, 0));
   for (int i = 0; i < 3; ++i) {
-    ASSERT_CUDA(add_alloc(graph, i > 0 ? &freed[i - 1] : nullptr, 100 * kMiB, &node[i], &address[i]));
+    ASSERT_CUDA(
+        add_alloc(graph, i > 0 ? &freed[i - 1] : nullptr, 100 * kMiB, &node[i], &address[i]));
     if (i == 2) break;
     ASSERT_CUDA(cuGraphAddMemFreeNode(&freed[i], graph, &node[i], 1, address[i]));
   }
@@ -58,7 +61,8 @@ TEST_F(GraphTest, MemoryIsTakenAtUploadAndKeptUntilTrimmed) {
   EXPECT_EQ(mark.used(), 0);
   CUgraphExec exec = nullptr, second = nullptr;
   ASSERT_CUDA(cuGraphInstantiateWithFlags(&exec, graph, 0));
-  EXPECT_EQ(cuGraphInstantiateWithFlags(&second, graph, 0), CUDA_ERROR_NOT_SUPPORTED) << "one at a time";
+  EXPECT_EQ(cuGraphInstantiateWithFlags(&second, graph, 0), CUDA_ERROR_NOT_SUPPORTED)
+      << "one at a time";
   EXPECT_EQ(mark.used(), 0);
   const auto expect = [&](double mib) {
     EXPECT_EQ(reserved(), mib);
@@ -102,7 +106,8 @@ TEST_F(GraphTest, AutoFreeAllowsTheNextLaunch) {
   CUgraphExec exec = nullptr;
   ASSERT_CUDA(cuGraphCreate(&graph, 0));
   ASSERT_CUDA(add_alloc(graph, nullptr, kMiB, &node, &address));
-  ASSERT_CUDA(cuGraphInstantiateWithFlags(&exec, graph, CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH));
+  ASSERT_CUDA(
+      cuGraphInstantiateWithFlags(&exec, graph, CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH));
   EXPECT_CUDA(cuGraphLaunch(exec, stream_));
   EXPECT_CUDA(cuGraphLaunch(exec, stream_));
   EXPECT_EQ(reserved(), 32);
@@ -129,7 +134,8 @@ TEST_F(GraphTest, TimeIsThatOfTheLongestPath) {
   void* values[] = {&us};
   CUDA_KERNEL_NODE_PARAMS kernel{};
   kernel.func = spin_;
-  kernel.gridDimX = kernel.gridDimY = kernel.gridDimZ = kernel.blockDimX = kernel.blockDimY = kernel.blockDimZ = 1;
+  kernel.gridDimX = kernel.gridDimY = kernel.gridDimZ = kernel.blockDimX = kernel.blockDimY =
+      kernel.blockDimZ = 1;
   kernel.kernelParams = values;
   ASSERT_CUDA(cuGraphCreate(&graph, 0));
   ASSERT_CUDA(cuGraphCreate(&inner, 0));
@@ -171,7 +177,8 @@ TEST_F(GraphTest, UnsafeCallsEndACapture) {
   ASSERT_CUDA(cuStreamBeginCapture_v2(stream_, CU_STREAM_CAPTURE_MODE_GLOBAL));
   ASSERT_CUDA(cuMemAllocAsync(&address, 50 * kMiB, stream_));
   EXPECT_CUDA(cuDeviceGetMemPool(&pool, 0));
-  EXPECT_EQ(cuMemPoolGetAttribute(pool, CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, &value), CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
+  EXPECT_EQ(cuMemPoolGetAttribute(pool, CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, &value),
+            CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
   EXPECT_CUDA(cuMemGetInfo_v2(&free_bytes, &total));
   EXPECT_EQ(cuMemAlloc_v2(&other, kMiB), CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
   EXPECT_EQ(cuMemFreeAsync(address, stream_), CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
@@ -199,8 +206,9 @@ TEST_F(GraphTest, ModesSayWhoMayCallWhat) {
   const struct {
     CUstreamCaptureMode capture, thread;
     bool here, elsewhere;  // allowed
-  } rows[] = {{kGlobal, kGlobal, false, false}, {kGlobal, kLocal, false, true}, {kGlobal, kRelaxed, true, true},
-              {kLocal, kGlobal, false, true},   {kLocal, kRelaxed, true, true}, {kRelaxed, kGlobal, true, true}};
+  } rows[] = {{kGlobal, kGlobal, false, false}, {kGlobal, kLocal, false, true},
+              {kGlobal, kRelaxed, true, true},  {kLocal, kGlobal, false, true},
+              {kLocal, kRelaxed, true, true},   {kRelaxed, kGlobal, true, true}};
   for (const auto& row : rows) {
     for (bool here : {true, false}) {
       CUgraph graph = nullptr;
@@ -217,7 +225,8 @@ TEST_F(GraphTest, ModesSayWhoMayCallWhat) {
       const bool allowed = here ? row.here : row.elsewhere;
       EXPECT_EQ(code, allowed ? CUDA_SUCCESS : CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED)
           << "capture " << row.capture << " thread " << row.thread << " here " << here;
-      EXPECT_EQ(cuStreamEndCapture(stream_, &graph), allowed ? CUDA_SUCCESS : CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
+      EXPECT_EQ(cuStreamEndCapture(stream_, &graph),
+                allowed ? CUDA_SUCCESS : CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
     }
   }
 }
@@ -235,7 +244,8 @@ TEST_F(GraphTest, WhatIsCapturedRunsWhenTheGraphIsLaunched) {
   ASSERT_CUDA(cuMemAllocAsync(&address, 10 * kMiB, stream_));
   ASSERT_CUDA(cuMemsetD8Async(plain, 5, 100, stream_));
   ASSERT_CUDA(spin(1000, stream_));
-  ASSERT_CUDA(cuLaunchHostFunc(stream_, [](void* data) { static_cast<std::atomic<int>*>(data)->fetch_add(1); }, &calls));
+  ASSERT_CUDA(cuLaunchHostFunc(
+      stream_, [](void* data) { static_cast<std::atomic<int>*>(data)->fetch_add(1); }, &calls));
   ASSERT_CUDA(cuMemFreeAsync(address, stream_));
   ASSERT_CUDA(cuStreamEndCapture(stream_, &graph));
   size_t count = 0;
@@ -284,7 +294,8 @@ TEST_F(GraphTest, OtherStreamsJoinByEvents) {
       ASSERT_CUDA(cuEventRecord(join, other));
       ASSERT_CUDA(cuStreamWaitEvent(stream_, join, 0));
     }
-    EXPECT_EQ(cuStreamEndCapture(stream_, &graph), joined ? CUDA_SUCCESS : CUDA_ERROR_STREAM_CAPTURE_UNJOINED);
+    EXPECT_EQ(cuStreamEndCapture(stream_, &graph),
+              joined ? CUDA_SUCCESS : CUDA_ERROR_STREAM_CAPTURE_UNJOINED);
     ASSERT_CUDA(cuStreamIsCapturing(other, &status));
     EXPECT_EQ(status, CU_STREAM_CAPTURE_STATUS_NONE);
   }

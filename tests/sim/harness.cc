@@ -30,7 +30,8 @@ nvmlDevice_t card(unsigned int index) {
 std::vector<nvmlProcessInfo_t> processes(unsigned int device) {
   std::vector<nvmlProcessInfo_t> list(256);
   auto count = static_cast<unsigned int>(list.size());
-  const nvmlReturn_t code = nvmlDeviceGetComputeRunningProcesses_v3(card(device), &count, list.data());
+  const nvmlReturn_t code =
+      nvmlDeviceGetComputeRunningProcesses_v3(card(device), &count, list.data());
   EXPECT_EQ(code, NVML_SUCCESS);
   list.resize(code == NVML_SUCCESS ? count : 0);
   return list;
@@ -44,7 +45,8 @@ SimTest::SimTest(const std::string& geometry) {
   state_ = folder_ + "/state";
   setenv("SOFTMIG_SIM_STATE", state_.c_str(), 1);
   setenv("SOFTMIG_SIM", geometry.c_str(), 1);
-  for (const char* name : {"SOFTMIG_SIM_FAULT", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"}) unsetenv(name);
+  for (const char* name : {"SOFTMIG_SIM_FAULT", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"})
+    unsetenv(name);
 }
 
 SimTest::~SimTest() { std::filesystem::remove_all(folder_); }
@@ -171,7 +173,8 @@ int Child::receive_fd() {
   message.msg_controllen = sizeof control;
   int fd = -1;
   EXPECT_EQ(recvmsg(socket_, &message, 0), 1);
-  if (const cmsghdr* header = CMSG_FIRSTHDR(&message)) std::memcpy(&fd, CMSG_DATA(header), sizeof fd);
+  if (const cmsghdr* header = CMSG_FIRSTHDR(&message))
+    std::memcpy(&fd, CMSG_DATA(header), sizeof fd);
   return fd;
 }
 
@@ -191,7 +194,9 @@ double now_ms() {
 std::string ptx_with_array(uint64_t bytes) {
   return ".version 7.0\n.target sm_70\n.address_size 64\n"
          "// .global .u32 not_this[4];\n"
-         ".visible .global .align 1 .b8 big[" + std::to_string(bytes) + "];\n"
+         ".visible .global .align 1 .b8 big[" +
+         std::to_string(bytes) +
+         "];\n"
          ".visible .entry spin_us(.param .u32 us){ ret; }\n"
          ".visible .entry k(.param .u64 p){ ret; }\n";
 }

@@ -18,7 +18,7 @@ namespace softmig::sim_test {
 constexpr uint64_t kKiB = 1024;
 constexpr uint64_t kMiB = 1024 * kKiB;
 constexpr uint64_t kGiB = 1024 * kMiB;
-constexpr double kContextListed = 518;        // MiB, as are the next three
+constexpr double kContextListed = 518;  // MiB, as are the next three
 constexpr double kContextUsed = 523.5625;
 constexpr double kBaseUsed = 3.25;
 

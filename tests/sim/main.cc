@@ -26,8 +26,10 @@ std::vector<std::string> wanted_tests() {
     const std::string text = line;
     const std::string name = text.substr(0, text.find_first_of("#\n"));
     const size_t begin = name.find_first_not_of(' '), end = name.find_last_not_of(' ');
-    if (begin == 0) suite = name.substr(0, end + 1);
-    else if (begin != std::string::npos) names.push_back(suite + name.substr(begin, end + 1 - begin));
+    if (begin == 0)
+      suite = name.substr(0, end + 1);
+    else if (begin != std::string::npos)
+      names.push_back(suite + name.substr(begin, end + 1 - begin));
   }
   if (list != nullptr) pclose(list);
   return names;

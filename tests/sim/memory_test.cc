@@ -35,8 +35,10 @@ TEST_P(GrainTest, TakesWhatTheCardTakes) {
   std::set<CUdeviceptr> blocks;
   std::vector<CUdeviceptr> kept;
   for (CUdeviceptr piece : pieces) {
-    if (blocks.insert(piece >> 21).second) kept.push_back(piece);
-    else ASSERT_CUDA(cuMemFree_v2(piece));
+    if (blocks.insert(piece >> 21).second)
+      kept.push_back(piece);
+    else
+      ASSERT_CUDA(cuMemFree_v2(piece));
   }
   EXPECT_EQ(mark.listed(), grain.taken) << "one piece keeps its block";
   for (CUdeviceptr piece : kept) ASSERT_CUDA(cuMemFree_v2(piece));
@@ -44,14 +46,17 @@ TEST_P(GrainTest, TakesWhatTheCardTakes) {
   EXPECT_EQ(mark.used(), 0);
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Sizes, GrainTest,
-    testing::Values(Grain{1, 8192, 4}, Grain{512, 8192, 4}, Grain{4096, 8192, 32}, Grain{65536, 256, 16},
-                    Grain{262144, 256, 64}, Grain{kMiB, 256, 256}, Grain{kMiB + 512, 64, 128},
-                    Grain{3 * kMiB / 2, 64, 128}, Grain{2 * kMiB - 512, 64, 128}, Grain{2 * kMiB, 64, 128},
-                    Grain{2 * kMiB + 512, 64, 256}, Grain{3 * kMiB, 64, 256}, Grain{5 * kMiB, 64, 384},
-                    Grain{33 * kMiB, 64, 2176}),
-    [](const auto& info) { return std::to_string(info.param.bytes) + "Bytes"; });
+INSTANTIATE_TEST_SUITE_P(Sizes, GrainTest,
+                         testing::Values(Grain{1, 8192, 4}, Grain{512, 8192, 4},
+                                         Grain{4096, 8192, 32}, Grain{65536, 256, 16},
+                                         Grain{262144, 256, 64}, Grain{kMiB, 256, 256},
+                                         Grain{kMiB + 512, 64, 128}, Grain{3 * kMiB / 2, 64, 128},
+                                         Grain{2 * kMiB - 512, 64, 128}, Grain{2 * kMiB, 64, 128},
+                                         Grain{2 * kMiB + 512, 64, 256}, Grain{3 * kMiB, 64, 256},
+                                         Grain{5 * kMiB, 64, 384}, Grain{33 * kMiB, 64, 2176}),
+                         [](const auto& info) {
+                           return std::to_string(info.param.bytes) + "Bytes";
+                         });
 
 TEST_F(MemoryTest, SmallPiecesStand512BytesApartAndAddressesAreUsedAgain) {
   std::array<CUdeviceptr, 3> piece{};
@@ -73,7 +78,8 @@ TEST_F(MemoryTest, PitchIsRoundedTo512) {
     const Marked mark;
     std::array<CUdeviceptr, 16> pieces{};
     size_t pitch = 0;
-    for (CUdeviceptr& piece : pieces) ASSERT_CUDA(cuMemAllocPitch_v2(&piece, &pitch, row.width, 100000, 4));
+    for (CUdeviceptr& piece : pieces)
+      ASSERT_CUDA(cuMemAllocPitch_v2(&piece, &pitch, row.width, 100000, 4));
     EXPECT_EQ(pitch, row.pitch);
     EXPECT_EQ(mark.listed(), row.taken);
     for (CUdeviceptr piece : pieces) ASSERT_CUDA(cuMemFree_v2(piece));
@@ -177,8 +183,10 @@ TEST_F(MemoryTest, AddressesAreDescribed) {
   EXPECT_EQ(ordinal, 0);
   EXPECT_EQ(type, CU_MEMORYTYPE_DEVICE);
   EXPECT_EQ(context, context_);
-  EXPECT_EQ(cuPointerGetAttribute(&type, CU_POINTER_ATTRIBUTE_MEMORY_TYPE, 12345), CUDA_ERROR_INVALID_VALUE);
-  CUpointer_attribute which[] = {CU_POINTER_ATTRIBUTE_MEMORY_TYPE, CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL};
+  EXPECT_EQ(cuPointerGetAttribute(&type, CU_POINTER_ATTRIBUTE_MEMORY_TYPE, 12345),
+            CUDA_ERROR_INVALID_VALUE);
+  CUpointer_attribute which[] = {CU_POINTER_ATTRIBUTE_MEMORY_TYPE,
+                                 CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL};
   void* values[] = {&type, &ordinal};
   ASSERT_CUDA(cuPointerGetAttributes(2, which, values, 12345)) << "the plural form never fails";
   EXPECT_EQ(type, 0u);

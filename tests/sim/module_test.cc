@@ -11,10 +11,12 @@
 namespace softmig::sim_test {
 namespace {
 
-
 class ModuleSizeTest : public ContextTest, public testing::WithParamInterface<uint64_t> {
  protected:
-  double taken() const { return GetParam() <= kMiB ? 2 : static_cast<double>((GetParam() + 2 * kMiB - 1) / (2 * kMiB) * 2); }
+  double taken() const {
+    return GetParam() <= kMiB ? 2
+                              : static_cast<double>((GetParam() + 2 * kMiB - 1) / (2 * kMiB) * 2);
+  }
 };
 
 TEST_P(ModuleSizeTest, AModuleTakesItWhenLoaded) {
@@ -70,15 +72,16 @@ TEST_F(ModuleTest, AllKindsOfVariablesAreFound) {
       ".global .v4 .f32 wide[2] = {1,2,3,4,5,6,7,8};\n"
       ".global .attribute(.managed) .align 4 .b8 both[100];\n"
       ".global .u16 a, b[5];\n"
-      ".visible .entry first(.param .u64 .ptr .global x, .param .u32 y) { .shared .b8 tmp[1000]; ret; }\n"
+      ".visible .entry first(.param .u64 .ptr .global x, .param .u32 y) { .shared .b8 tmp[1000]; "
+      "ret; }\n"
       ".entry second() { ret; }\n"
       ".func (.param .b32 r) helper (.param .b32 x) { ret; }\n";
   softmig::sim::Image image;
   ASSERT_CUDA(softmig::sim::read_image(text.c_str(), &image));
   std::vector<std::pair<std::string, uint64_t>> found;
   for (const auto& variable : image.variables) found.emplace_back(variable.name, variable.bytes);
-  const std::vector<std::pair<std::string, uint64_t>> expected = {{"one", 8},   {"grid", 192}, {"wide", 32},
-                                                                  {"both", 100}, {"a", 2},      {"b", 10}};
+  const std::vector<std::pair<std::string, uint64_t>> expected = {
+      {"one", 8}, {"grid", 192}, {"wide", 32}, {"both", 100}, {"a", 2}, {"b", 10}};
   EXPECT_EQ(found, expected);
   ASSERT_EQ(image.entries.size(), 2u);
   EXPECT_EQ(image.entries[0].name, "first");
@@ -172,21 +175,26 @@ TEST_F(ModuleTest, CubinsAndFatbinariesAreRead) {
 TEST_F(ModuleTest, MoreThanTheCardHasIsRefusedAndLeavesNothing) {
   const Marked mark;
   CUmodule module = nullptr;
-  EXPECT_EQ(cuModuleLoadData(&module, ptx_with_array(100 * kGiB).c_str()), CUDA_ERROR_OUT_OF_MEMORY);
+  EXPECT_EQ(cuModuleLoadData(&module, ptx_with_array(100 * kGiB).c_str()),
+            CUDA_ERROR_OUT_OF_MEMORY);
   EXPECT_EQ(mark.used(), 0);
 }
 
 TEST_F(ModuleTest, AKernelCanBeLaunchedByItsLibraryHandle) {
   CUlibrary library = nullptr;
   CUkernel kernel = nullptr;
-  ASSERT_CUDA(cuLibraryLoadData(&library, ptx_with_array(4).c_str(), nullptr, nullptr, 0, nullptr, nullptr, 0));
+  ASSERT_CUDA(cuLibraryLoadData(&library, ptx_with_array(4).c_str(), nullptr, nullptr, 0, nullptr,
+                                nullptr, 0));
   ASSERT_CUDA(cuLibraryGetKernel(&kernel, library, "spin_us"));
   unsigned int us = 1;
   void* params[] = {&us};
-  EXPECT_CUDA(cuLaunchKernel(reinterpret_cast<CUfunction>(kernel), 1, 1, 1, 32, 1, 1, 0, nullptr, params, nullptr));
-  EXPECT_EQ(cuLaunchKernel(reinterpret_cast<CUfunction>(kernel), 0, 1, 1, 32, 1, 1, 0, nullptr, params, nullptr),
+  EXPECT_CUDA(cuLaunchKernel(reinterpret_cast<CUfunction>(kernel), 1, 1, 1, 32, 1, 1, 0, nullptr,
+                             params, nullptr));
+  EXPECT_EQ(cuLaunchKernel(reinterpret_cast<CUfunction>(kernel), 0, 1, 1, 32, 1, 1, 0, nullptr,
+                           params, nullptr),
             CUDA_ERROR_INVALID_VALUE);
-  EXPECT_EQ(cuLaunchKernel(reinterpret_cast<CUfunction>(kernel), 1, 1, 1, 1025, 1, 1, 0, nullptr, params, nullptr),
+  EXPECT_EQ(cuLaunchKernel(reinterpret_cast<CUfunction>(kernel), 1, 1, 1, 1025, 1, 1, 0, nullptr,
+                           params, nullptr),
             CUDA_ERROR_INVALID_VALUE);
 }
 

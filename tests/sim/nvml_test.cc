@@ -20,17 +20,22 @@ class NvmlTest : public SimTest {
 
 TEST_F(NvmlTest, ListsSayHowLargeTheyMustBe) {
   unsigned int count = 0;
-  EXPECT_EQ(nvmlDeviceGetComputeRunningProcesses_v3(card_, &count, nullptr), NVML_SUCCESS) << "none: no room needed";
+  EXPECT_EQ(nvmlDeviceGetComputeRunningProcesses_v3(card_, &count, nullptr), NVML_SUCCESS)
+      << "none: no room needed";
   EXPECT_EQ(count, 0u);
   ASSERT_CUDA(start());
-  EXPECT_EQ(nvmlDeviceGetComputeRunningProcesses_v3(card_, &count, nullptr), NVML_ERROR_INSUFFICIENT_SIZE);
+  EXPECT_EQ(nvmlDeviceGetComputeRunningProcesses_v3(card_, &count, nullptr),
+            NVML_ERROR_INSUFFICIENT_SIZE);
   EXPECT_EQ(count, 1u);
   count = 0;
-  EXPECT_EQ(nvmlDeviceGetComputeRunningProcesses_v2(card_, &count, nullptr), NVML_ERROR_INSUFFICIENT_SIZE);
+  EXPECT_EQ(nvmlDeviceGetComputeRunningProcesses_v2(card_, &count, nullptr),
+            NVML_ERROR_INSUFFICIENT_SIZE);
   EXPECT_EQ(count, 1u);
   count = 5;
-  EXPECT_EQ(nvmlDeviceGetComputeRunningProcesses_v3(card_, &count, nullptr), NVML_ERROR_INVALID_ARGUMENT);
-  EXPECT_EQ(nvmlDeviceGetComputeRunningProcesses_v3(card_, nullptr, nullptr), NVML_ERROR_INVALID_ARGUMENT);
+  EXPECT_EQ(nvmlDeviceGetComputeRunningProcesses_v3(card_, &count, nullptr),
+            NVML_ERROR_INVALID_ARGUMENT);
+  EXPECT_EQ(nvmlDeviceGetComputeRunningProcesses_v3(card_, nullptr, nullptr),
+            NVML_ERROR_INVALID_ARGUMENT);
   struct {
     nvmlProcessInfo_v1_t one;
     uint64_t guard;
@@ -55,7 +60,8 @@ TEST_F(NvmlTest, ListsSayHowLargeTheyMustBe) {
 TEST_F(NvmlTest, TheDetailListHasAVersion) {
   ASSERT_CUDA(start());
   nvmlProcessDetailList_t list{};
-  EXPECT_EQ(nvmlDeviceGetRunningProcessDetailList(card_, &list), NVML_ERROR_ARGUMENT_VERSION_MISMATCH);
+  EXPECT_EQ(nvmlDeviceGetRunningProcessDetailList(card_, &list),
+            NVML_ERROR_ARGUMENT_VERSION_MISMATCH);
   list.version = nvmlProcessDetailList_v1;
   EXPECT_EQ(nvmlDeviceGetRunningProcessDetailList(card_, &list), NVML_ERROR_INSUFFICIENT_SIZE);
   ASSERT_EQ(list.numProcArrayEntries, 1u);
@@ -81,17 +87,20 @@ TEST_F(NvmlTest, BothMemoryVersionsAgree) {
   EXPECT_EQ(two.total, one.total);
   EXPECT_EQ(two.free, one.free);
   EXPECT_EQ(two.reserved, 640 * kMiB);
-  EXPECT_EQ(one.used, two.used + two.reserved) << "the first version counts what is reserved as used";
+  EXPECT_EQ(one.used, two.used + two.reserved)
+      << "the first version counts what is reserved as used";
   EXPECT_EQ(one.used + one.free, one.total);
 }
 
 TEST_F(NvmlTest, UtilisationIsThatOfTheKernels) {
   unsigned int count = 0;
   nvmlUtilization_t rates{};
-  EXPECT_EQ(nvmlDeviceGetProcessUtilization(card_, nullptr, &count, 0), NVML_ERROR_INSUFFICIENT_SIZE);
+  EXPECT_EQ(nvmlDeviceGetProcessUtilization(card_, nullptr, &count, 0),
+            NVML_ERROR_INSUFFICIENT_SIZE);
   ASSERT_GE(count, 1u);
   std::vector<nvmlProcessUtilizationSample_t> samples(count);
-  EXPECT_EQ(nvmlDeviceGetProcessUtilization(card_, samples.data(), &count, 0), NVML_ERROR_NOT_FOUND);
+  EXPECT_EQ(nvmlDeviceGetProcessUtilization(card_, samples.data(), &count, 0),
+            NVML_ERROR_NOT_FOUND);
   ASSERT_CUDA(start());
   CUmodule module = nullptr;
   CUfunction spin = nullptr;
@@ -109,7 +118,8 @@ TEST_F(NvmlTest, UtilisationIsThatOfTheKernels) {
   EXPECT_NEAR(rates.gpu, 50, 15);
   timespec now{};
   clock_gettime(CLOCK_REALTIME, &now);
-  const auto since = static_cast<unsigned long long>(now.tv_sec) * 1000000 + static_cast<unsigned long long>(now.tv_nsec) / 1000 - 600000;
+  const auto since = static_cast<unsigned long long>(now.tv_sec) * 1000000 +
+                     static_cast<unsigned long long>(now.tv_nsec) / 1000 - 600000;
   count = static_cast<unsigned int>(samples.size());
   ASSERT_EQ(nvmlDeviceGetProcessUtilization(card_, samples.data(), &count, since), NVML_SUCCESS);
   ASSERT_EQ(count, 1u);
@@ -117,7 +127,9 @@ TEST_F(NvmlTest, UtilisationIsThatOfTheKernels) {
   EXPECT_NEAR(samples[0].smUtil, 50, 15);
   EXPECT_GT(samples[0].timeStamp, since);
   count = static_cast<unsigned int>(samples.size());
-  EXPECT_EQ(nvmlDeviceGetProcessUtilization(card_, samples.data(), &count, samples[0].timeStamp + 10000000), NVML_ERROR_NOT_FOUND);
+  EXPECT_EQ(nvmlDeviceGetProcessUtilization(card_, samples.data(), &count,
+                                            samples[0].timeStamp + 10000000),
+            NVML_ERROR_NOT_FOUND);
   nvmlProcessesUtilizationInfo_t info{};
   info.version = nvmlProcessesUtilizationInfo_v1;
   EXPECT_EQ(nvmlDeviceGetProcessesUtilizationInfo(card_, &info), NVML_ERROR_INSUFFICIENT_SIZE);
@@ -130,7 +142,8 @@ TEST_F(NvmlTest, UtilisationIsThatOfTheKernels) {
 }
 
 TEST_F(NvmlTest, DevicesAreFound) {
-  char uuid[NVML_DEVICE_UUID_V2_BUFFER_SIZE] = {}, name[NVML_DEVICE_NAME_V2_BUFFER_SIZE] = {}, small[4] = {};
+  char uuid[NVML_DEVICE_UUID_V2_BUFFER_SIZE] = {}, name[NVML_DEVICE_NAME_V2_BUFFER_SIZE] = {},
+       small[4] = {};
   nvmlDevice_t again = nullptr;
   nvmlPciInfo_t pci{};
   unsigned int count = 0;

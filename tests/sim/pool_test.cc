@@ -41,8 +41,9 @@ TEST_F(PoolTest, GrowsBy32MiBAndGivesBackAtTheNextSynchronisation) {
   constexpr struct {
     uint64_t bytes;
     double reserved;
-  } kRows[] = {{1, 32},           {kMiB, 32},       {2 * kMiB, 32},  {5 * kMiB, 32},    {31 * kMiB, 32},
-               {33 * kMiB, 64},   {40 * kMiB, 64},  {65 * kMiB, 96}, {100 * kMiB, 128}, {512 * kMiB, 512}};
+  } kRows[] = {{1, 32},           {kMiB, 32},       {2 * kMiB, 32},  {5 * kMiB, 32},
+               {31 * kMiB, 32},   {33 * kMiB, 64},  {40 * kMiB, 64}, {65 * kMiB, 96},
+               {100 * kMiB, 128}, {512 * kMiB, 512}};
   for (const auto& row : kRows) {
     const Marked mark;
     const CUdeviceptr address = take(row.bytes);
@@ -162,7 +163,8 @@ TEST_F(PoolTest, ABoundedPoolStopsAtItsSize) {
   props.maxSize = 64 * kMiB;
   CUdeviceptr address = 0;
   ASSERT_CUDA(cuMemPoolCreate(&pool_, &props));
-  EXPECT_EQ(cuMemAllocFromPoolAsync(&address, 100 * kMiB, pool_, stream_), CUDA_ERROR_OUT_OF_MEMORY);
+  EXPECT_EQ(cuMemAllocFromPoolAsync(&address, 100 * kMiB, pool_, stream_),
+            CUDA_ERROR_OUT_OF_MEMORY);
   EXPECT_CUDA(cuMemAllocFromPoolAsync(&address, 60 * kMiB, pool_, stream_));
 }
 
@@ -196,12 +198,14 @@ TEST_F(PoolTest, APoolCanBeExported) {
   CUmemoryPool own = nullptr, theirs = nullptr;
   int fd = -1;
   ASSERT_CUDA(cuMemPoolCreate(&own, &props));
-  ASSERT_CUDA(cuMemPoolExportToShareableHandle(&fd, own, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0));
+  ASSERT_CUDA(
+      cuMemPoolExportToShareableHandle(&fd, own, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0));
   CUdeviceptr address = 0, imported = 0;
   ASSERT_CUDA(cuMemAllocFromPoolAsync(&address, kMiB, own, stream_));
   CUmemPoolPtrExportData data{};
   ASSERT_CUDA(cuMemPoolExportPointer(&data, address));
-  ASSERT_CUDA(cuMemPoolImportFromShareableHandle(&theirs, reinterpret_cast<void*>(static_cast<intptr_t>(fd)),
+  ASSERT_CUDA(cuMemPoolImportFromShareableHandle(&theirs,
+                                                 reinterpret_cast<void*>(static_cast<intptr_t>(fd)),
                                                  CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0));
   const Marked mark;
   ASSERT_CUDA(cuMemPoolImportPointer(&imported, theirs, &data));

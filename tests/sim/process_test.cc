@@ -38,15 +38,19 @@ int churn(Child& parent) {
     int fd = -1;
     switch (random() % 5) {
       case 0:
-        if (cuMemAlloc_v2(&address, random() % (8 * kMiB) + 1) == CUDA_SUCCESS && random() % 2 == 0) cuMemFree_v2(address);
+        if (cuMemAlloc_v2(&address, random() % (8 * kMiB) + 1) == CUDA_SUCCESS && random() % 2 == 0)
+          cuMemFree_v2(address);
         break;
       case 1:
-        if (cuMemAllocAsync(&address, random() % (40 * kMiB) + 1, stream) == CUDA_SUCCESS) cuMemFreeAsync(address, stream);
+        if (cuMemAllocAsync(&address, random() % (40 * kMiB) + 1, stream) == CUDA_SUCCESS)
+          cuMemFreeAsync(address, stream);
         cuStreamSynchronize(stream);
         break;
       case 2:
         if (cuMemCreate(&handle, 4 * kMiB, &prop, 0) != CUDA_SUCCESS) break;
-        if (cuMemExportToShareableHandle(&fd, handle, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0) == CUDA_SUCCESS) close(fd);
+        if (cuMemExportToShareableHandle(&fd, handle, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR,
+                                         0) == CUDA_SUCCESS)
+          close(fd);
         cuMemRelease(handle);
         break;
       case 3:
@@ -154,7 +158,8 @@ TEST_F(ProcessTest, AForkedChildOwnsNothingAndKeepsNothingAlive) {
     if (grandchild == 0) {
       CUdeviceptr other = 0;
       const bool refused = cuMemAlloc_v2(&other, 1) == CUDA_ERROR_NOT_INITIALIZED &&
-                           cuInit(0) == CUDA_ERROR_NOT_INITIALIZED && cuMemFree_v2(address) == CUDA_ERROR_NOT_INITIALIZED;
+                           cuInit(0) == CUDA_ERROR_NOT_INITIALIZED &&
+                           cuMemFree_v2(address) == CUDA_ERROR_NOT_INITIALIZED;
       parent.say(refused ? 1 : 0);
       pause();
       _exit(0);
@@ -221,7 +226,6 @@ class SmallCardProcessTest : public SimTest {
 };
 
 TEST_F(SmallCardProcessTest, WhoIsRefusedLooksForTheDeadFirst) {
-  ASSERT_CUDA(start());
   Child holder([](Child& parent) {
     EXPECT_CUDA(start());
     CUdeviceptr address = 0;
@@ -231,6 +235,7 @@ TEST_F(SmallCardProcessTest, WhoIsRefusedLooksForTheDeadFirst) {
     return 0;
   });
   ASSERT_EQ(holder.hear(), 1u);
+  ASSERT_CUDA(start());
   CUdeviceptr address = 0;
   EXPECT_EQ(cuMemAlloc_v2(&address, 2 * kGiB), CUDA_ERROR_OUT_OF_MEMORY);
   holder.kill();

@@ -61,37 +61,43 @@ TEST_F(TimeTest, AKernelTakesWhatItsParameterSays) {
 TEST_F(TimeTest, StreamsRunSideBySideExceptForTheLegacyOne) {
   const CUstream a = stream(CU_STREAM_NON_BLOCKING), b = stream(CU_STREAM_NON_BLOCKING);
   EXPECT_NEAR(measure([&] {
-    EXPECT_CUDA(spin(40, a));
-    EXPECT_CUDA(spin(40, b));
-    EXPECT_CUDA(spin(40, nullptr));
-    EXPECT_CUDA(cuCtxSynchronize());
-  }), 40, 20);
+                EXPECT_CUDA(spin(40, a));
+                EXPECT_CUDA(spin(40, b));
+                EXPECT_CUDA(spin(40, nullptr));
+                EXPECT_CUDA(cuCtxSynchronize());
+              }),
+              40, 20);
   const CUstream blocking = stream(CU_STREAM_DEFAULT);
   EXPECT_NEAR(measure([&] {
-    EXPECT_CUDA(spin(40, blocking));
-    EXPECT_CUDA(spin(40, nullptr));
-    EXPECT_CUDA(spin(40, blocking));
-    EXPECT_CUDA(cuStreamSynchronize(blocking));
-  }), 120, 30);
-  EXPECT_NEAR(measure([&] {
-    EXPECT_CUDA(spin(40, nullptr));
-    unsigned int us = 40000;
-    void* params[] = {&us};
-    EXPECT_CUDA(cuLaunchKernel_ptsz(spin_, 1, 1, 1, 1, 1, 1, 0, nullptr, params, nullptr));
-    EXPECT_CUDA(cuStreamSynchronize_ptsz(nullptr));
-  }), 80, 25) << "the per-thread stream waits for the legacy one";
+                EXPECT_CUDA(spin(40, blocking));
+                EXPECT_CUDA(spin(40, nullptr));
+                EXPECT_CUDA(spin(40, blocking));
+                EXPECT_CUDA(cuStreamSynchronize(blocking));
+              }),
+              120, 30);
+  EXPECT_NEAR(
+      measure([&] {
+        EXPECT_CUDA(spin(40, nullptr));
+        unsigned int us = 40000;
+        void* params[] = {&us};
+        EXPECT_CUDA(cuLaunchKernel_ptsz(spin_, 1, 1, 1, 1, 1, 1, 0, nullptr, params, nullptr));
+        EXPECT_CUDA(cuStreamSynchronize_ptsz(nullptr));
+      }),
+      80, 25)
+      << "the per-thread stream waits for the legacy one";
 }
 
 TEST_F(TimeTest, EventsOrderStreams) {
   const CUstream a = stream(CU_STREAM_NON_BLOCKING), b = stream(CU_STREAM_NON_BLOCKING);
   const CUevent done = event();
   EXPECT_NEAR(measure([&] {
-    EXPECT_CUDA(spin(40, a));
-    EXPECT_CUDA(cuEventRecord(done, a));
-    EXPECT_CUDA(cuStreamWaitEvent(b, done, 0));
-    EXPECT_CUDA(spin(40, b));
-    EXPECT_CUDA(cuStreamSynchronize(b));
-  }), 80, 25);
+                EXPECT_CUDA(spin(40, a));
+                EXPECT_CUDA(cuEventRecord(done, a));
+                EXPECT_CUDA(cuStreamWaitEvent(b, done, 0));
+                EXPECT_CUDA(spin(40, b));
+                EXPECT_CUDA(cuStreamSynchronize(b));
+              }),
+              80, 25);
 }
 
 TEST_F(TimeTest, EventsKeepTheRules) {
@@ -99,7 +105,8 @@ TEST_F(TimeTest, EventsKeepTheRules) {
   float ms = 0;
   const CUevent never = event();
   ASSERT_CUDA(cuEventCreate(&untimed, CU_EVENT_DISABLE_TIMING));
-  EXPECT_EQ(cuEventCreate(&made, CU_EVENT_INTERPROCESS), CUDA_ERROR_INVALID_VALUE) << "only without timing";
+  EXPECT_EQ(cuEventCreate(&made, CU_EVENT_INTERPROCESS), CUDA_ERROR_INVALID_VALUE)
+      << "only without timing";
   EXPECT_CUDA(cuEventQuery(never)) << "nothing recorded, nothing to wait for";
   EXPECT_EQ(cuEventElapsedTime(&ms, never, never), CUDA_ERROR_INVALID_HANDLE);
   ASSERT_CUDA(cuEventRecord(untimed, nullptr));
@@ -167,9 +174,10 @@ TEST_F(TimeTest, OldLaunchesWork) {
   ASSERT_CUDA(cuParamSeti(spin_, 0, 30000));
   ASSERT_CUDA(cuParamSetSize(spin_, 4));
   EXPECT_NEAR(measure([&] {
-    EXPECT_CUDA(cuLaunchGrid(spin_, 4, 4));
-    EXPECT_CUDA(cuCtxSynchronize());
-  }), 30, 15);
+                EXPECT_CUDA(cuLaunchGrid(spin_, 4, 4));
+                EXPECT_CUDA(cuCtxSynchronize());
+              }),
+              30, 15);
 }
 
 TEST_F(TimeTest, CooperativeKernelsMustFit) {
@@ -182,7 +190,8 @@ TEST_F(TimeTest, CooperativeKernelsMustFit) {
   attribute.id = CU_LAUNCH_ATTRIBUTE_COOPERATIVE;
   attribute.value.cooperative = 1;
   CUlaunchConfig config{265, 1, 1, 1024, 1, 1, 0, nullptr, &attribute, 1};
-  EXPECT_EQ(cuLaunchKernelEx(&config, spin_, params, nullptr), CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE);
+  EXPECT_EQ(cuLaunchKernelEx(&config, spin_, params, nullptr),
+            CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE);
   config.numAttrs = 0;
   EXPECT_CUDA(cuLaunchKernelEx(&config, spin_, params, nullptr));
 }

@@ -27,7 +27,8 @@ CUresult create(CUmemGenericAllocationHandle* handle, uint64_t bytes) {
 }
 
 CUresult allow(CUdeviceptr address, uint64_t bytes) {
-  const CUmemAccessDesc access{{CU_MEM_LOCATION_TYPE_DEVICE, 0}, CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
+  const CUmemAccessDesc access{{CU_MEM_LOCATION_TYPE_DEVICE, 0},
+                               CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
   return cuMemSetAccess(address, bytes, &access, 1);
 }
 
@@ -71,11 +72,14 @@ TEST_F(VmmTest, MappingsKeepTheRules) {
   CUdeviceptr address = 0;
   ASSERT_CUDA(create(&handle, 4 * kMiB));
   ASSERT_CUDA(cuMemAddressReserve(&address, 8 * kMiB, 0, 0, 0));
-  EXPECT_EQ(cuMemMap(address, 8 * kMiB, 0, handle, 0), CUDA_ERROR_INVALID_VALUE) << "larger than the memory";
+  EXPECT_EQ(cuMemMap(address, 8 * kMiB, 0, handle, 0), CUDA_ERROR_INVALID_VALUE)
+      << "larger than the memory";
   EXPECT_EQ(cuMemMap(address + 1, 4 * kMiB, 0, handle, 0), CUDA_ERROR_INVALID_VALUE);
-  EXPECT_EQ(cuMemMap(address + 6 * kMiB, 4 * kMiB, 0, handle, 0), CUDA_ERROR_INVALID_VALUE) << "past the range";
+  EXPECT_EQ(cuMemMap(address + 6 * kMiB, 4 * kMiB, 0, handle, 0), CUDA_ERROR_INVALID_VALUE)
+      << "past the range";
   ASSERT_CUDA(cuMemMap(address, 4 * kMiB, 0, handle, 0));
-  EXPECT_EQ(cuMemMap(address + 2 * kMiB, 4 * kMiB, 0, handle, 0), CUDA_ERROR_INVALID_VALUE) << "taken";
+  EXPECT_EQ(cuMemMap(address + 2 * kMiB, 4 * kMiB, 0, handle, 0), CUDA_ERROR_INVALID_VALUE)
+      << "taken";
   EXPECT_EQ(cuMemsetD8_v2(address, 1, 1), CUDA_ERROR_INVALID_VALUE) << "no access yet";
   ASSERT_CUDA(cuMemMap(address + 4 * kMiB, 4 * kMiB, 0, handle, 0)) << "the same memory twice";
   EXPECT_EQ(cuMemAddressFree(address, 8 * kMiB), CUDA_ERROR_INVALID_VALUE) << "still mapped";
@@ -152,7 +156,8 @@ TEST_F(ShareTest, AnExportLivesOnWithoutItsMaker) {
   ASSERT_CUDA(allow(address, 256 * kMiB));
   ASSERT_CUDA(cuMemsetD8_v2(address + 100 * kMiB, 42, 1));
   int fd = -1;
-  ASSERT_CUDA(cuMemExportToShareableHandle(&fd, handle, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0));
+  ASSERT_CUDA(
+      cuMemExportToShareableHandle(&fd, handle, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0));
   EXPECT_EQ(mark.listed(), 256);
   importer.send_fd(fd);
   close(fd);
@@ -178,7 +183,8 @@ TEST_F(ShareTest, AnOpenDescriptorKeepsTheMemory) {
   const double before = used();
   CUmemGenericAllocationHandle handle = 0;
   ASSERT_CUDA(create(&handle, 128 * kMiB));
-  ASSERT_CUDA(cuMemExportToShareableHandle(&fd, handle, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0));
+  ASSERT_CUDA(
+      cuMemExportToShareableHandle(&fd, handle, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0));
   ASSERT_CUDA(cuMemRelease(handle));
   EXPECT_EQ(used(), before + 128) << "the descriptor holds it";
   const int twin = dup(fd);
@@ -197,7 +203,8 @@ TEST_F(ShareTest, ADescriptorInFlightSurvivesTheExporter) {
     CUmemGenericAllocationHandle handle = 0;
     int fd = -1;
     EXPECT_CUDA(create(&handle, 128 * kMiB));
-    EXPECT_CUDA(cuMemExportToShareableHandle(&fd, handle, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0));
+    EXPECT_CUDA(
+        cuMemExportToShareableHandle(&fd, handle, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0));
     parent.send_fd(fd);
     return 0;
   });
@@ -247,7 +254,8 @@ TEST_F(ShareTest, IpcMemoryShowsInTheImporterAfterItsMakerFreedIt) {
   ASSERT_CUDA(cuIpcGetMemHandle(&handle, address));
   ASSERT_CUDA(cuIpcGetMemHandle(&twin, address));
   EXPECT_EQ(std::memcmp(&handle, &twin, sizeof handle), 0);
-  EXPECT_EQ(cuIpcOpenMemHandle_v2(&address, handle, CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS), CUDA_ERROR_INVALID_CONTEXT);
+  EXPECT_EQ(cuIpcOpenMemHandle_v2(&address, handle, CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS),
+            CUDA_ERROR_INVALID_CONTEXT);
   importer.send(handle);
   ASSERT_EQ(importer.hear(), 1u);
   EXPECT_EQ(mark.listed(), 128);
@@ -284,7 +292,8 @@ TEST_F(ShareTest, IpcMemoryLivesOnWhenItsMakerIsKilled) {
   EXPECT_EQ(listed(getpid()), kContextListed + 64);
   ASSERT_CUDA(cuIpcCloseMemHandle(address));
   EXPECT_EQ(used(), kBaseUsed + kContextUsed);
-  EXPECT_EQ(cuIpcOpenMemHandle_v2(&address, handle, CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS), CUDA_ERROR_INVALID_HANDLE);
+  EXPECT_EQ(cuIpcOpenMemHandle_v2(&address, handle, CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS),
+            CUDA_ERROR_INVALID_HANDLE);
 }
 
 }  // namespace

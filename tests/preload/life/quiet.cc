@@ -83,7 +83,7 @@ bool context_is_kept() {
   still(first, "the context after a refusal");
   free_bytes(driver);
   still(first, "the context after cuMemGetInfo");
-  driver.set_context(nullptr);
+  while (driver.current_context(&now) == CUDA_SUCCESS && now != nullptr) driver.set_context(nullptr);
   driver.free(address);
   driver.alloc(&refused, kMiB);
   still(nullptr, "no context after calls without one");
@@ -104,7 +104,7 @@ bool signals_are_the_programs() {
   const Driver driver = start();
   const size_t free = free_bytes(driver);
   bool good = true;
-  for (int i = 0; i < 20000 && good; i++) {
+  for (int i = 0; i < 10'000'000 && good && signals_seen < 200; i++) {
     CUdeviceptr address = 0;
     good = expect_result(driver.alloc(&address, kMiB), CUDA_SUCCESS, "an allocation in a storm") &&
            expect_result(driver.free(address), CUDA_SUCCESS, "a free in a storm");
@@ -115,7 +115,7 @@ bool signals_are_the_programs() {
     sigaction(i, nullptr, &after);
     good &= expect(!set[i] || after.sa_handler == count_signal, "a signal's handler");
   }
-  return expect(signals_seen > 0, "no signal came") && good &&
+  return expect(signals_seen >= 200, "signals came") && good &&
          expect(free_bytes(driver) == free, "free bytes after a storm");
 }
 
