@@ -19,6 +19,6 @@ function(sm_preload_link target)
   set(script ${CMAKE_SOURCE_DIR}/cmake/exports.map)
   set_target_properties(${target} PROPERTIES LINK_DEPENDS ${script})
   target_link_options(${target} PRIVATE -nodefaultlibs -Wl,-z,defs -Wl,-z,lazy -Wl,-z,relro
-    -Wl,-z,nodelete -Wl,--gc-sections -Wl,-Bsymbolic -Wl,--hash-style=gnu -Wl,--version-script=${script})
+    -Wl,-z,nodelete -Wl,--gc-sections -Wl,-Bsymbolic-functions -Wl,--hash-style=gnu -Wl,--version-script=${script})
   target_link_libraries(${target} PRIVATE c gcc)
 endfunction()

@@ -47,6 +47,7 @@ void kill(Context* context) {
   if (context->listed != 0) driver().process->give(device->index, context->listed);
   context->listed = 0;
   context->blocking_tail = 0;
+  context->retired_tail = 0;
   driver().process->give_context(device->index);
 }
 

@@ -50,6 +50,7 @@ CUresult destroy(CUstream handle) {
     return CUDA_ERROR_INVALID_HANDLE;
   if (stream == nullptr || stream == stream->context->legacy) return CUDA_ERROR_INVALID_HANDLE;
   Context* context = stream->context;
+  context->retired_tail = std::max(context->retired_tail, stream->tail);
   const uint64_t before = stream_bytes(context->streams.size());
   if (context->streams.erase(stream) != 0) {
     const uint64_t after = stream_bytes(context->streams.size());
@@ -185,7 +186,7 @@ uint64_t enqueue(Stream* stream, uint64_t duration_ns) {
 }
 
 uint64_t context_tail(Context* context) {
-  uint64_t tail = context->blocking_tail;
+  uint64_t tail = std::max(context->blocking_tail, context->retired_tail);
   if (context->legacy != nullptr) tail = std::max(tail, context->legacy->tail);
   for (const Stream* stream : context->streams) tail = std::max(tail, stream->tail);
   return tail;

@@ -32,7 +32,9 @@ std::vector<Entry> compute_processes(int device) {
     if (row.usage[device].contexts.load(std::memory_order_relaxed) == 0) continue;
     const uint64_t bytes = row.usage[device].listed.load(std::memory_order_relaxed) +
                            listed_object_bytes(state, i, device);
-    entries.push_back({static_cast<unsigned int>(row.pid), bytes, &row});
+    const bool known = state.file().unknown == 0;
+    entries.push_back({static_cast<unsigned int>(row.pid),
+                       known ? bytes : static_cast<uint64_t>(NVML_VALUE_NOT_AVAILABLE), &row});
   }
   return entries;
 }

@@ -121,6 +121,7 @@ struct StateFile {
   uint64_t managed;
   uint64_t kernel_ns;
   uint64_t accounting;
+  uint64_t unknown;
   pthread_mutex_t mutex;                // robust, shared by processes
   std::atomic<uint32_t> processes_end;  // rows from here on were never used
   std::atomic<uint32_t> objects_end;

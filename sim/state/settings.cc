@@ -77,6 +77,7 @@ bool parse_option(std::string_view text, Settings* out) {
     return true;
   }
   if (key == "accounting") return parse_number(text, &out->accounting);
+  if (key == "unknown") return parse_number(text, &out->unknown);
   const struct {
     std::string_view key;
     uint64_t* value;

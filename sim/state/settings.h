@@ -9,6 +9,7 @@
 //                 reserved   kept by the driver from boot on (1/128 of the card)
 //                 managed    taken at a process's first use of managed memory on a card (64M)
 //                 accounting  1: NVML's accounting is on (0)
+//                 unknown    1: NVML does not know what a process uses (0)
 //                 kernel     how long a kernel runs whose work nobody gave, in us (2)
 #pragma once
 
@@ -59,6 +60,7 @@ struct Settings {
   uint64_t managed = 64 * kMiB;
   uint64_t kernel_ns = 2000;
   uint64_t accounting = 0;
+  uint64_t unknown = 0;
 };
 
 // Sizes: digits with K, M, G or nothing. Returns false, with a text, where the grammar is not met.

@@ -86,6 +86,7 @@ void fill(StateFile* file, const Settings& settings) {
   file->managed = settings.managed;
   file->kernel_ns = settings.kernel_ns;
   file->accounting = settings.accounting;
+  file->unknown = settings.unknown;
   make_mutex(&file->mutex);
   for (size_t i = 0; i < settings.cards.size(); ++i) fill_device(&file->devices[i], settings, i);
   file->magic.store(kStateMagic, std::memory_order_release);

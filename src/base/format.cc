@@ -58,7 +58,9 @@ void add_real(Text& text, double value, int precision) {
     text.add("huge");
     return;
   }
-  const auto scaled = static_cast<uint64_t>(value * static_cast<double>(scale) + 0.5);
+  const double exact = value * static_cast<double>(scale);
+  auto scaled = static_cast<uint64_t>(exact);
+  if (exact - static_cast<double>(scaled) >= 0.5) scaled++;
   text.add_number(scaled / scale);
   if (precision > 0) text.add('.').add_number(scaled % scale, precision);
 }

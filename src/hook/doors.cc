@@ -35,6 +35,9 @@ Verdict decide(void* handle, const char* name, void* system, bool own_scope, Loo
     found = driver_symbol(entry->library, name);
   }
   if (found == nullptr) return {nullptr, nullptr};
+  // Who asks for the next may be what we found, an interposer behind us: only the driver is safe.
+  void* drivers = handle == RTLD_NEXT ? driver_symbol(entry->library, name) : nullptr;
+  if (drivers != nullptr) found = drivers;
   // The list of loaded objects is behind a lock that a fork child may find held: it is walked once.
   if (found != *entry->next) {
     void* drivers_own = driver_symbol(entry->library, name);

@@ -3,8 +3,10 @@
 #include <elf.h>
 #include <link.h>
 #include <string.h>
+#include <sys/auxv.h>
 
 #include "hook/hook.h"
+#include "sys/self.h"
 
 namespace softmig::hook {
 namespace {
@@ -25,15 +27,9 @@ const T* at(ElfW(Addr) base, ElfW(Addr) address) {
   return reinterpret_cast<const T*>(address < base ? base + address : address);
 }
 
-bool read_dynamic(const dl_phdr_info& info, Object* object) {
-  const ElfW(Dyn)* dynamic = nullptr;
-  for (int i = 0; i < info.dlpi_phnum; i++) {
-    if (info.dlpi_phdr[i].p_type == PT_DYNAMIC) {
-      dynamic = reinterpret_cast<const ElfW(Dyn)*>(info.dlpi_addr + info.dlpi_phdr[i].p_vaddr);
-    }
-  }
+bool read_dynamic(ElfW(Addr) base, const ElfW(Dyn) * dynamic, Object* object) {
   if (dynamic == nullptr) return false;
-  object->base = info.dlpi_addr;
+  object->base = base;
   for (; dynamic->d_tag != DT_NULL; dynamic++) {
     const ElfW(Addr) address = dynamic->d_un.d_ptr;
     switch (dynamic->d_tag) {
@@ -127,16 +123,13 @@ bool has_prefix(const char* path, const char* prefix) {
   return strncmp(slash != nullptr ? slash + 1 : path, prefix, strlen(prefix)) == 0;
 }
 
-int visit(dl_phdr_info* info, size_t, void* data) {
-  auto& search = *static_cast<Search*>(data);
-  if (!has_prefix(info->dlpi_name, search.prefix) &&
-      !has_prefix(info->dlpi_name, search.second_prefix)) {
-    return 0;
-  }
+// Looks into one object; true ends the search.
+bool look_into(const char* path, ElfW(Addr) base, const ElfW(Dyn) * dynamic, Search& search) {
+  if (!has_prefix(path, search.prefix) && !has_prefix(path, search.second_prefix)) return false;
   Object object;
-  if (!read_dynamic(*info, &object)) return 0;
+  if (!read_dynamic(base, dynamic, &object)) return false;
   search.loaded = true;
-  if (search.name == nullptr) return 1;
+  if (search.name == nullptr) return true;
   if (object.gnu_hash != nullptr) {
     search.found = look_up_gnu(object, search.name);
   } else if (object.sysv_hash != nullptr) {
@@ -145,9 +138,58 @@ int visit(dl_phdr_info* info, size_t, void* data) {
   return search.found != nullptr;
 }
 
+const ElfW(Dyn) * dynamic_of(ElfW(Addr) base, const ElfW(Phdr) * headers, size_t count) {
+  for (size_t i = 0; i < count; i++) {
+    if (headers[i].p_type == PT_DYNAMIC) {
+      return reinterpret_cast<const ElfW(Dyn)*>(base + headers[i].p_vaddr);
+    }
+  }
+  return nullptr;
+}
+
+int visit(dl_phdr_info* info, size_t, void* data) {
+  const ElfW(Dyn)* dynamic = dynamic_of(info->dlpi_addr, info->dlpi_phdr, info->dlpi_phnum);
+  return look_into(info->dlpi_name, info->dlpi_addr, dynamic, *static_cast<Search*>(data));
+}
+
+// The list that the dynamic linker keeps for debuggers, found through the program's own headers.
+const link_map* debuggers_list() {
+  const auto* headers = reinterpret_cast<const ElfW(Phdr)*>(getauxval(AT_PHDR));
+  const size_t count = getauxval(AT_PHNUM);
+  if (headers == nullptr) return nullptr;
+  ElfW(Addr) base = 0;
+  for (size_t i = 0; i < count; i++) {
+    if (headers[i].p_type == PT_PHDR) {
+      base = reinterpret_cast<ElfW(Addr)>(headers) - headers[i].p_vaddr;
+    }
+  }
+  const ElfW(Dyn)* dynamic = dynamic_of(base, headers, count);
+  for (; dynamic != nullptr && dynamic->d_tag != DT_NULL; dynamic++) {
+    if (dynamic->d_tag == DT_DEBUG && dynamic->d_un.d_ptr != 0) {
+      return reinterpret_cast<const r_debug*>(dynamic->d_un.d_ptr)->r_map;
+    }
+  }
+  return nullptr;
+}
+
+// dl_iterate_phdr holds a lock that a fork child inherits held, if another thread was inside: then
+// the child, alone when it comes here first, walks the list without it.
+constinit std::atomic<int> g_walkers{0};
+constinit std::atomic<int> g_walkers_pid{0};
+
 Search look_for(const char* prefix, const char* second_prefix, const char* name) {
   Search search{prefix, second_prefix, name, nullptr, false};
+  const int pid = sys::pid();
+  if (g_walkers.load() != 0 && g_walkers_pid.load() != pid) {
+    for (const link_map* map = debuggers_list(); map != nullptr; map = map->l_next) {
+      if (look_into(map->l_name, map->l_addr, map->l_ld, search)) break;
+    }
+    return search;
+  }
+  g_walkers_pid.store(pid);
+  g_walkers.fetch_add(1);
   dl_iterate_phdr(visit, &search);
+  g_walkers.fetch_sub(1);
   return search;
 }
 

@@ -3,6 +3,7 @@
 #include <charconv>
 
 #include "sys/files.h"
+#include "sys/self.h"
 
 namespace softmig::job {
 namespace {

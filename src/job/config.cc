@@ -24,6 +24,7 @@ using policy::Situation;
 
 constexpr int kUnknownKeysNamed = 8;  // further ones in the same file are only counted
 constexpr int kReadAttempts = 3;
+constexpr uint64_t kInitialCgroupNamespace = 0xeffffffb;  // PROC_CGROUP_INIT_INO of the kernel
 
 enum class Found { kNothing, kGood, kBad };
 
@@ -345,9 +346,9 @@ void report(const Places& places, const Config& config, const Look& look) {
   }
   if (config.source == Source::kUid) {
     log(LogLevel::kError,
-        "the job of this process is hidden: the smallest limits of uid %u apply, "
-        "those of job %lu among them",
-        outer_uid(places), config.identity.job_id);
+        "the job of this process is hidden: the smallest limits of all jobs that may be its own "
+        "apply, those of job %lu among them (uid %u)",
+        config.identity.job_id, outer_uid(places));
   }
 }
 
@@ -364,23 +365,33 @@ void take_error(const Look& look, Config* config) {
   memcpy(config->error, look.error, sizeof look.error);
 }
 
+// The cgroup namespace of slurmd as root recorded it. A record that cannot be trusted, or cannot be
+// told from this user's own files, does not tell; slurmd then is where the system began.
+uint64_t slurmd_namespace(const RunDirectory& directory, bool* recorded) {
+  char text[32], ignored[sizeof Config::error];
+  Text error(ignored);
+  sys::FileStatus status;
+  bool absent = false;
+  const int fd = directory.open("cgroup_ns", &status, &absent, error);
+  *recorded = !absent;
+  if (fd < 0) return kInitialCgroupNamespace;
+  const long length = sys::read_some(fd, text, sizeof text);
+  sys::close_file(fd);
+  std::string_view number(text, length > 0 ? static_cast<size_t>(length) : 0);
+  number = base::trim_blanks(base::head(number, number.find('\n')));
+  uint64_t inode = 0;
+  return to_number(number, &inode) ? inode : kInitialCgroupNamespace;
+}
+
 bool is_hidden(const Places& places) {
-  char path[256], recorded[32];
+  char path[256];
   Text(path).add(places.proc).add("/self/ns/cgroup");
-  sys::FileStatus own, record;
+  sys::FileStatus own;
   if (!sys::status_of_path(path, &own)) return false;
   const RunDirectory directory(places);
-  char ignored[sizeof Config::error];
-  Text error(ignored);
-  bool absent = false;
-  const int fd = directory.open("cgroup_ns", &record, &absent, error);
-  if (fd < 0) return false;
-  const long length = sys::read_some(fd, recorded, sizeof recorded);
-  sys::close_file(fd);
-  std::string_view text(recorded, length > 0 ? static_cast<size_t>(length) : 0);
-  if (!text.empty() && text.back() == '\n') text.remove_suffix(1);
-  uint64_t inode = 0;
-  return to_number(base::trim_blanks(text), &inode) && inode != own.inode;
+  bool recorded = false;
+  const uint64_t slurmd = slurmd_namespace(directory, &recorded);
+  return recorded && slurmd != own.inode;
 }
 
 }  // namespace

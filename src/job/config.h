@@ -46,7 +46,7 @@ struct Places {
   uint32_t trusted_uid = 0;  // owner of run_dir and of what is in it
 };
 
-inline constexpr uint64_t kMaxConfigBytes = 64 * 1024;
+inline constexpr uint64_t kMaxConfigBytes = uint64_t{64} * 1024;
 
 Identity identify(const Places& places);
 // Fills *config from scratch. Always succeeds: trouble is Source::kClosed with a text in error.

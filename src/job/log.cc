@@ -23,7 +23,8 @@ using std::memory_order_release;
 constexpr int kConsoleLevel = 3, kOff = -1;
 constexpr const char* kLevelNames[] = {"error", "warning", "debug", "info", "trace"};
 constexpr uint64_t kLastLineBytes = 2 * kLogLineBytes;  // where less is left, the file is ended
-constexpr uint64_t kOthersBytes = 64 * 1024;  // what other processes may write at the same instant
+constexpr uint64_t kOthersBytes =
+    uint64_t{64} * 1024;  // what other processes may write at the same instant
 constexpr std::string_view kCutMark = " ...\n", kConsolePrefix = "softmig: ";
 constexpr std::string_view kLastWords = "this log is full: nothing more is written to it";
 

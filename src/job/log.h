@@ -20,10 +20,11 @@ namespace softmig::job {
 
 enum class LogLevel { kError = 0, kWarning = 1, kDebug = 2, kInfo = 3, kTrace = 4 };
 
-inline constexpr uint64_t kLogLineBytes = 1024;              // longer lines are cut
-inline constexpr uint64_t kLogFileBytes = 16 * 1024 * 1024;  // then one last line and no more
-inline constexpr uint64_t kLogBurst = 50;                    // lines of a process at once,
-inline constexpr uint64_t kLogLinesPerSecond = 10;           // and then; errors have their own such
+inline constexpr uint64_t kLogLineBytes = 1024;  // longer lines are cut
+inline constexpr uint64_t kLogFileBytes =
+    uint64_t{16} * 1024 * 1024;                     // then one last line and no more
+inline constexpr uint64_t kLogBurst = 50;           // lines of a process at once,
+inline constexpr uint64_t kLogLinesPerSecond = 10;  // and then; errors have their own such
 
 // Sets level and paths from the config. Cheap; no file is opened before the first line, and nothing
 // is written before the first call.

@@ -1,5 +1,7 @@
 #include "job/slice.h"
 
+#include <algorithm>
+
 #include "base/bytes.h"
 #include "base/text.h"
 #include "job/extra.h"
@@ -17,7 +19,8 @@ using std::memory_order_release;
 
 constexpr uint64_t kLookIntervalNs = 1'000'000'000;
 constexpr uint64_t kReclaimIntervalNs = 10'000'000;  // for views
-constexpr uint64_t kSearchIntervalNs = 1'000'000;  // for refusals, of which a program may make many
+// For refusals, of which a program may make many: most of them do not search.
+constexpr uint64_t kSearchPause = 2, kLongestPauseNs = 1'000'000;
 // The driver gives back what a process held a little after the process is gone.
 constexpr uint64_t kDeathGraceNs = 5'000'000;
 
@@ -138,6 +141,7 @@ bool Slice::join() {
 }
 
 int Slice::add_device(const policy::Uuid& uuid, int ordinal) {
+  const sys::ErrnoGuard keep_errno;
   const uint64_t key = device_key(uuid);
   const int device = policy::region_device(*region_.map, key);
   if (device < 0) return -1;
@@ -215,10 +219,7 @@ bool Slice::reserve(int device, uint64_t bytes) {
   refresh();
   if (try_reserve(device, bytes)) return true;
   if (slot_.load(memory_order_acquire) >= 0) {
-    if (is_due(next_search_ns_, kSearchIntervalNs)) {
-      wait_for_dead();
-      if (try_reserve(device, bytes)) return true;
-    }
+    if (search_for_dead() && try_reserve(device, bytes)) return true;
   }
   count_refusal(device, bytes);
   return false;
@@ -301,6 +302,20 @@ void Slice::wait_for_dead() {
   if (!reclaim_dead()) return;
   sys::sleep_ns(kDeathGraceNs);
   reclaim_dead();
+}
+
+bool Slice::search_for_dead() {
+  const uint64_t begin = sys::monotonic_ns();
+  if (begin < next_search_ns_.load(memory_order_relaxed)) return false;
+  const bool just_died = reclaim_dead();
+  const uint64_t end = sys::monotonic_ns();
+  const uint64_t pause = std::min(kSearchPause * (end - begin), kLongestPauseNs);
+  next_search_ns_.store(end + pause, memory_order_relaxed);
+  if (just_died) {
+    sys::sleep_ns(kDeathGraceNs);
+    reclaim_dead();
+  }
+  return true;
 }
 
 bool Slice::is_member(uint32_t pid) {

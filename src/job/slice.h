@@ -72,6 +72,8 @@ class Slice {
   // Frees the slots of processes that have been dead for a moment. True if some were found that
   // died just now: what they held is on its way back to the driver.
   bool reclaim_dead();
+  // As wait_for_dead, unless that was done a moment ago; then false.
+  bool search_for_dead();
   // As reclaim_dead, and waits that moment for those that died just now.
   void wait_for_dead();
   // Looks at config and extra page if the last look is a second old.

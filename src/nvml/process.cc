@@ -157,6 +157,10 @@ nvmlReturn_t nvmlDeviceGetAccountingPids(nvmlDevice_t device, unsigned int* coun
 SM_HOOK(nvmlDeviceGetAccountingStats, 0)
 nvmlReturn_t nvmlDeviceGetAccountingStats(nvmlDevice_t device, unsigned int pid,
                                           nvmlAccountingStats_t* stats) {
-  if (softmig::nvml::active() && !softmig::nvml::is_own(pid)) return NVML_ERROR_NOT_FOUND;
-  return next_nvmlDeviceGetAccountingStats(device, pid, stats);
+  const nvmlReturn_t result = next_nvmlDeviceGetAccountingStats(device, pid, stats);
+  if (result != NVML_SUCCESS || !softmig::nvml::active() || softmig::nvml::is_own(pid)) {
+    return result;
+  }
+  *stats = {};
+  return NVML_ERROR_NOT_FOUND;
 }

@@ -74,10 +74,8 @@ class Silence(LifeCase):
 
     def test_modes_of_files_do_not_depend_on_the_umask(self):
         region, log = self.folder / "region", self.folder / "own.log"
-        self.output_of("state", env=self.environment(
-            "active", SOFTMIG_LOG_LEVEL="2", SOFTMIG_LOG_FILE=str(log), SOFTMIG_REGION=str(region)))
-        self.run_program("life", "small_stack", env=self.environment(
-            "active", SOFTMIG_LOG_LEVEL="1", SOFTMIG_LOG_FILE=str(log)))
+        self.run_program("state", env=self.environment(
+            "active", SOFTMIG_LOG_LEVEL="4", SOFTMIG_LOG_FILE=str(log), SOFTMIG_REGION=str(region)))
         self.assertEqual(region.stat().st_mode & 0o7777, 0o600)
         self.assertEqual(log.stat().st_mode & 0o7777, 0o644)
 

@@ -175,8 +175,10 @@ TEST_F(ModuleTest, CubinsAndFatbinariesAreRead) {
 TEST_F(ModuleTest, MoreThanTheCardHasIsRefusedAndLeavesNothing) {
   const Marked mark;
   CUmodule module = nullptr;
-  EXPECT_EQ(cuModuleLoadData(&module, ptx_with_array(100 * kGiB).c_str()),
-            CUDA_ERROR_OUT_OF_MEMORY);
+  const std::string image = ptx_with_array(100 * kGiB) + ".global .b8 before[3000000];\n";
+  EXPECT_EQ(cuModuleLoadData(&module, image.c_str()), CUDA_ERROR_OUT_OF_MEMORY);
+  const std::string turned = ptx_with_array(3 * kMiB) + ".global .b8 last[107374182400];\n";
+  EXPECT_EQ(cuModuleLoadData(&module, turned.c_str()), CUDA_ERROR_OUT_OF_MEMORY);
   EXPECT_EQ(mark.used(), 0);
 }
 

@@ -187,6 +187,19 @@ TEST_F(NvmlTest, AccountingIsOffUnlessAsked) {
   EXPECT_EQ(nvmlDeviceGetAccountingPids(card_, &count, nullptr), NVML_ERROR_NOT_SUPPORTED);
 }
 
+class UnknownTest : public NvmlTest {
+ protected:
+  UnknownTest() : NvmlTest("1x8G,unknown=1") {}
+};
+
+TEST_F(UnknownTest, TheUseOfAProcessMayBeUnknown) {
+  ASSERT_CUDA(start());
+  nvmlProcessInfo_t process{};
+  unsigned int count = 1;
+  ASSERT_EQ(nvmlDeviceGetComputeRunningProcesses_v3(card_, &count, &process), NVML_SUCCESS);
+  EXPECT_EQ(process.usedGpuMemory, static_cast<unsigned long long>(NVML_VALUE_NOT_AVAILABLE));
+}
+
 class AccountingTest : public NvmlTest {
  protected:
   AccountingTest() : NvmlTest("1x8G,accounting=1") {}

@@ -124,6 +124,27 @@ TEST_F(ProcessTest, ExecFreesEverything) {
   EXPECT_EQ(kill(child.pid(), 0), 0) << "the process itself lives";
 }
 
+TEST_F(ProcessTest, ExecFreesEverythingThoughAForkedChildLives) {
+  Child child([](Child& parent) {
+    EXPECT_CUDA(start());
+    const pid_t grandchild = fork();
+    if (grandchild == 0) {
+      pause();
+      _exit(0);
+    }
+    parent.say(static_cast<uint64_t>(grandchild));
+    parent.hear();
+    execl("/bin/sleep", "sleep", "30", nullptr);
+    return 1;
+  });
+  const auto grandchild = static_cast<pid_t>(child.hear());
+  EXPECT_EQ(process_count(), 1u);
+  child.say(1);
+  for (int i = 0; i < 2000 && process_count() != 0; ++i) sleep_ms(1);
+  EXPECT_EQ(used(), 0);
+  EXPECT_EQ(kill(grandchild, SIGKILL), 0);
+}
+
 TEST_F(ProcessTest, AProgramThatClosesAllItsDescriptorsKeepsItsMemory) {
   Child child([](Child& parent) {
     EXPECT_CUDA(start());

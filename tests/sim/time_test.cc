@@ -100,6 +100,13 @@ TEST_F(TimeTest, EventsOrderStreams) {
               80, 25);
 }
 
+TEST_F(TimeTest, ADestroyedStreamFinishesItsWork) {
+  const CUstream s = stream(CU_STREAM_NON_BLOCKING);
+  ASSERT_CUDA(spin(60, s));
+  ASSERT_CUDA(cuStreamDestroy_v2(s));
+  EXPECT_NEAR(measure([&] { EXPECT_CUDA(cuCtxSynchronize()); }), 60, 25);
+}
+
 TEST_F(TimeTest, EventsKeepTheRules) {
   CUevent untimed = nullptr, made = nullptr;
   float ms = 0;

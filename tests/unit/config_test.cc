@@ -159,13 +159,27 @@ TEST_F(Identification, SeesAForeignCgroupNamespace) {
   EXPECT_EQ(who().job_id, 122u);
 }
 
-TEST_F(Identification, DoesNotBelieveARecordThatIsNotRoots) {
+TEST_F(Identification, TakesTheFirstNamespaceForSlurmdsWhereTheRecordIsNotRoots) {
   hide_job();
+  struct stat status = {};
+  ASSERT_EQ(stat((proc + "/self/ns/cgroup").c_str(), &status), 0);
+  write_config("cgroup_ns", std::to_string(status.st_ino) + "\n");
   chmod((run_dir + "/cgroup_ns").c_str(), 0666);
-  EXPECT_FALSE(who().hidden);
-  write_config("cgroup_ns", "rubbish\n");
+  EXPECT_TRUE(who().hidden);
   chmod((run_dir + "/cgroup_ns").c_str(), 0644);
   EXPECT_FALSE(who().hidden);
+  write_config("cgroup_ns", "rubbish\n");
+  EXPECT_TRUE(who().hidden);
+  fs::remove(run_dir + "/cgroup_ns");
+  EXPECT_FALSE(who().hidden) << "no record: the path is believed";
+}
+
+TEST_F(Identification, IsNotLostWhereAUserHasNoMap) {
+  if (geteuid() != 0) GTEST_SKIP() << "only root can become another user";
+  hide_job();
+  user_namespace("");
+  write_config("122.conf", "CUDA_DEVICE_MEMORY_LIMIT=4G\n");
+  EXPECT_EQ(in_child_as(kNobody, [&] { return load().source == Source::kClosed ? 0 : 1; }), 0);
 }
 
 using ConfigFile = Node;

@@ -3,6 +3,7 @@
 //   proc NAMES VERSION...      prints "v1|v2 NAME FLAGS VERSION RESULT STATUS PLACE", where an
 //                              answer is the same as for the version before only its first line
 #include <fstream>
+#include <map>
 #include <vector>
 
 #include "abi/cuda.h"
@@ -18,12 +19,20 @@ struct Doors {
   decltype(&::cuGetProcAddress_v2) v2;
 };
 
+// dladdr is slow in a library of many symbols.
+const std::string& place_of(const void* address) {
+  static std::map<const void*, std::string> known;
+  const auto [at, is_new] = known.try_emplace(address);
+  if (is_new) at->second = location(address);
+  return at->second;
+}
+
 std::string ask(const Doors& doors, bool second, const char* name, int version, cuuint64_t flags) {
   void* pointer = nullptr;
   auto status = static_cast<CUdriverProcAddressQueryResult>(77);
   const CUresult result = second ? doors.v2(name, &pointer, version, flags, &status)
                                  : doors.v1(name, &pointer, version, flags);
-  return std::to_string(result) + " " + std::to_string(status) + " " + location(pointer);
+  return std::to_string(result) + " " + std::to_string(status) + " " + place_of(pointer);
 }
 
 void sweep(const Doors& doors, bool second, const std::string& name,

@@ -10,6 +10,7 @@
 //   link         the address that the linker gave (only where_linked)
 //   SYMBOL       calls SYMBOL(name), found with dlsym: a look-up by another library
 #include <fstream>
+#include <map>
 #include <vector>
 
 #include "doors/location.h"
@@ -29,8 +30,10 @@ namespace {
 constexpr const char* kVersion = "GLIBC_2.2.5";
 using LookUp = void* (*)(const char*);
 
-void* open_library(const char* name, int scope) {
-  void* handle = dlopen(name, RTLD_NOW | scope);
+void* open_library(const std::string& name, int scope) {
+  static std::map<std::string, void*> opened;
+  void*& handle = opened[name];
+  if (handle == nullptr) handle = dlopen(name.c_str(), RTLD_NOW | scope);
   if (handle == nullptr) fprintf(stderr, "where: %s\n", dlerror());
   return handle;
 }
@@ -51,12 +54,12 @@ const void* look_up(const std::string& way, const std::string& name) {
   const size_t colon = way.find(':');
   const std::string kind = way.substr(0, colon);
   const std::string library = colon == way.npos ? "" : way.substr(colon + 1);
-  if (kind == "handle") return dlsym(open_library(library.c_str(), RTLD_LOCAL), name.c_str());
+  if (kind == "handle") return dlsym(open_library(library, RTLD_LOCAL), name.c_str());
   if (kind == "self") return dlsym(dlopen(nullptr, RTLD_NOW), name.c_str());
   if (kind == "default") return dlsym(RTLD_DEFAULT, name.c_str());
   if (kind == "next") return dlsym(RTLD_NEXT, name.c_str());
   if (kind == "version") {
-    return dlvsym(open_library(library.c_str(), RTLD_LOCAL), name.c_str(), kVersion);
+    return dlvsym(open_library(library, RTLD_LOCAL), name.c_str(), kVersion);
   }
   if (kind == "version_default") return dlvsym(RTLD_DEFAULT, name.c_str(), kVersion);
   if (kind == "version_next") return dlvsym(RTLD_NEXT, name.c_str(), kVersion);
