@@ -24,11 +24,11 @@ inline constexpr uint32_t kMaxHolders = 48;
 // writer and the writer's sequence number fit one word.
 inline constexpr uint64_t kUnit = 4096;
 
-// used:32 (units) | writer slot:16 | writer sequence:16
+// used:32 (units) | writer slot:16 | low half of the writer's sequence:16
 using PackedUse = uint64_t;
-// charged:32 (units) | sequence:16 (of the last completed change)
+// charged:32 (units) | sequence:32 (of the last completed change)
 using PackedCharge = uint64_t;
-// delta:32 (units, two's complement) | sequence:16
+// delta:32 (units, two's complement) | sequence:32
 using PackedIntent = uint64_t;
 // pid:22 | start time, low 40 bits (clock ticks since boot): 0 means free
 using PackedOwner = uint64_t;
@@ -45,7 +45,7 @@ struct alignas(64) RegionDevice {
 struct alignas(64) RegionAccount {
   std::atomic<PackedCharge> charge;
   std::atomic<PackedIntent> intent;
-  std::atomic<uint64_t> applied;  // sequence (16 bits) of the last change seen in RegionDevice::use
+  std::atomic<uint64_t> applied;  // sequence of the last change seen in RegionDevice::use
   std::atomic<uint64_t> contexts;  // of the charge: units held by contexts, for views only
   uint64_t reserved[4];
 };

@@ -117,6 +117,7 @@ class Measure {
 
   static Cost from_still(const std::vector<Sample>& samples) {
     std::vector<uint64_t> costs;
+    costs.reserve(samples.size());
     for (const Sample& sample : samples) costs.push_back(std::max(sample.listed, sample.on_card));
     Cost cost;
     cost.measured = median(costs);

@@ -1,5 +1,6 @@
 #include "cli/environment.h"
 
+#include <fmt/core.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -90,13 +91,13 @@ std::string visible_devices(const std::string& which, const Environment& environ
     const bool is_number = error == std::errc() && end == entry.data() + entry.size();
     if (!is_number && !is_uuid(entry)) {
       throw Failure(
-          "--device " + which + ": \"" + entry + "\" is no number and no UUID",
+          fmt::format("--device {}: \"{}\" is no number and no UUID", which, entry),
           "numbers are CUDA's own: --device 0, --device 0,1; UUIDs are those of nvidia-smi -L",
           kExitUsage);
     }
     if (is_number && !visible.empty() && number >= visible.size()) {
-      throw Failure("--device " + which + ": CUDA_VISIBLE_DEVICES=" +
-                    environment.get("CUDA_VISIBLE_DEVICES") + " shows no device " + entry);
+      throw Failure(fmt::format("--device {}: CUDA_VISIBLE_DEVICES={} shows no device {}", which,
+                                environment.get("CUDA_VISIBLE_DEVICES"), entry));
     }
     result += result.empty() ? "" : ",";
     result += is_number && !visible.empty() ? visible[number] : entry;

@@ -43,6 +43,7 @@ constexpr const char* kKernel = R"(
   X(cuMemGetInfo_v2)
 
 struct Driver {
+// NOLINTNEXTLINE(bugprone-macro-parentheses): a declaration
 #define SM_POINTER(name) decltype(&::name) name = nullptr;
   SM_DRIVER_FUNCTIONS(SM_POINTER)
 #undef SM_POINTER
@@ -52,9 +53,9 @@ struct Driver {
     void* library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
     if (library == nullptr) return "libcuda.so.1 was not found";
     std::string missing;
-#define SM_FIND(symbol)                                                 \
-  symbol = reinterpret_cast<decltype(symbol)>(dlsym(library, #symbol)); \
-  if (symbol == nullptr) missing = "libcuda.so.1 has no " #symbol;
+#define SM_FIND(symbol)                                                   \
+  (symbol) = reinterpret_cast<decltype(symbol)>(dlsym(library, #symbol)); \
+  if ((symbol) == nullptr) missing = "libcuda.so.1 has no " #symbol;
     SM_DRIVER_FUNCTIONS(SM_FIND)
 #undef SM_FIND
     return missing;

@@ -1,6 +1,7 @@
 #include "cli/install.h"
 
 #include <elf.h>
+#include <fmt/core.h>
 
 #include <algorithm>
 #include <cstring>
@@ -54,9 +55,9 @@ std::string own_path() {
 
 std::string find_library(const std::string& given) {
   if (!given.empty()) {
-    const std::string path = fs::absolute(given).lexically_normal().string();
+    std::string path = fs::absolute(given).lexically_normal().string();
     const std::string trouble = trouble_with(path);
-    if (!trouble.empty()) throw Failure("--library " + given + ": " + trouble);
+    if (!trouble.empty()) throw Failure(fmt::format("--library {}: {}", given, trouble));
     return path;
   }
   const fs::path here = own_folder();

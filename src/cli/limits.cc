@@ -198,7 +198,7 @@ class Gather {
     }
   }
 
-  const job::Places places_;
+  const job::Places places_{};
   Slice slice_;
   job::RegionView view_;
   abi::ExtraPage extra_ = {};

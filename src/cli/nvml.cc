@@ -62,12 +62,13 @@ struct Nvml::Functions {
   X(nvmlDeviceGetComputeRunningProcesses)    \
   X(nvmlDeviceGetComputeRunningProcesses_v2) \
   X(nvmlDeviceGetComputeRunningProcesses_v3)
+// NOLINTNEXTLINE(bugprone-macro-parentheses): a declaration
 #define SM_POINTER(name) decltype(&::name) name = nullptr;
   SM_NVML_FUNCTIONS(SM_POINTER)
 #undef SM_POINTER
 
   explicit Functions(void* library) {
-#define SM_FIND(symbol) symbol = reinterpret_cast<decltype(symbol)>(dlsym(library, #symbol));
+#define SM_FIND(symbol) (symbol) = reinterpret_cast<decltype(symbol)>(dlsym(library, #symbol));
     SM_NVML_FUNCTIONS(SM_FIND)
 #undef SM_FIND
 #undef SM_NVML_FUNCTIONS

@@ -2,6 +2,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <fmt/core.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -125,7 +126,8 @@ int sweep_dead_slices() {
   int removed = 0;
   for (const std::string& place : slice_places()) {
     for (const std::string& name : names_in(place)) {
-      if (name.starts_with(kSliceDirPrefix) && sweep(place + "/" + name)) removed++;
+      if (!name.starts_with(kSliceDirPrefix)) continue;
+      removed += sweep(fmt::format("{}/{}", place, name)) ? 1 : 0;
     }
   }
   return removed;

@@ -20,9 +20,9 @@ using std::memory_order_release;
 constexpr uint64_t kLookIntervalNs = 1'000'000'000;
 constexpr uint64_t kReclaimIntervalNs = 10'000'000;  // for views
 // For refusals, of which a program may make many: most of them do not search.
-constexpr uint64_t kSearchPause = 2, kLongestPauseNs = 1'000'000;
+constexpr uint64_t kSearchPause = 1, kLongestPauseNs = 300'000;
 // The driver gives back what a process held a little after the process is gone.
-constexpr uint64_t kDeathGraceNs = 5'000'000;
+constexpr uint64_t kDeathGraceNs = 4'000'000;
 
 constexpr Places kPlaces;
 

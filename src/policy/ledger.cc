@@ -24,24 +24,26 @@ constexpr uint64_t object_key(uint64_t key) {
   return key < kObjectFirstKey ? key + kObjectFirstKey : key;
 }
 
-constexpr PackedUse pack_use(uint64_t used, uint32_t writer, uint16_t sequence) {
-  return used << 32 | uint64_t{writer & 0xffff} << 16 | sequence;
+constexpr PackedUse pack_use(uint64_t used, uint32_t writer, uint32_t sequence) {
+  return used << 32 | uint64_t{writer & 0xffff} << 16 | (sequence & 0xffff);
 }
 constexpr uint32_t writer_of(PackedUse use) { return use >> 16 & 0xffff; }
-constexpr uint16_t sequence_of(uint64_t word) { return static_cast<uint16_t>(word); }
+constexpr uint32_t sequence_of(uint64_t word) { return static_cast<uint32_t>(word); }
+// The total has room for half of a sequence number only.
+constexpr bool is_tag_of(PackedUse use, uint32_t sequence) {
+  return (use & 0xffff) == (sequence & 0xffff);
+}
 
-constexpr PackedCharge pack_charge(uint64_t units, uint16_t sequence) {
-  return (units & kMaxUnits) << 16 | sequence;
+constexpr PackedCharge pack_charge(uint64_t units, uint32_t sequence) {
+  return units << 32 | sequence;
 }
-constexpr PackedIntent pack_intent(int64_t delta, uint16_t sequence) {
-  return uint64_t{static_cast<uint32_t>(delta)} << 16 | sequence;
+constexpr PackedIntent pack_intent(int64_t delta, uint32_t sequence) {
+  return uint64_t{static_cast<uint32_t>(delta)} << 32 | sequence;
 }
-constexpr int64_t delta_of(PackedIntent intent) {
-  return static_cast<int32_t>(static_cast<uint32_t>(intent >> 16));
-}
+constexpr int64_t delta_of(PackedIntent intent) { return static_cast<int32_t>(intent >> 32); }
 
 // True if sequence a is not before b; the numbers wrap.
-constexpr bool reached(uint16_t a, uint16_t b) { return static_cast<int16_t>(a - b) >= 0; }
+constexpr bool reached(uint32_t a, uint32_t b) { return static_cast<int32_t>(a - b) >= 0; }
 
 // Adds without leaving [0, kMaxUnits]: the words may have been forged.
 constexpr uint64_t add_clamped(uint64_t units, int64_t delta) {
@@ -55,7 +57,7 @@ RegionAccount* account_of(Region& region, uint32_t writer, uint32_t device) {
   return object < abi::kMaxObjects ? &region.object[object].account : nullptr;
 }
 
-void note_applied(RegionAccount& account, uint16_t sequence) {
+void note_applied(RegionAccount& account, uint32_t sequence) {
   uint64_t seen = account.applied.load(memory_order_relaxed);
   while (!reached(sequence_of(seen), sequence) &&
          !account.applied.compare_exchange_weak(seen, sequence, memory_order_release,
@@ -64,16 +66,21 @@ void note_applied(RegionAccount& account, uint16_t sequence) {
 }
 
 // Before a tag in `use` is overwritten, its writer must be able to learn that its change counted.
+// As long as the tag stands, it is that of the writer's last completed change or of the one after:
+// so the whole number is known, and a helper that was stopped for long writes what was true.
 void keep_tag(Region& region, uint32_t device, PackedUse use) {
-  if (RegionAccount* previous = account_of(region, writer_of(use), device)) {
-    note_applied(*previous, sequence_of(use));
-  }
+  RegionAccount* previous = account_of(region, writer_of(use), device);
+  if (previous == nullptr) return;
+  const uint32_t completed = sequence_of(previous->charge.load(memory_order_acquire));
+  if (region.header.device[device].use.load(memory_order_acquire) != use) return;
+  if (is_tag_of(use, completed)) note_applied(*previous, completed);
+  if (is_tag_of(use, completed + 1)) note_applied(*previous, completed + 1);
 }
 
 bool was_applied(Region& region, const RegionAccount& account, uint32_t writer, uint32_t device,
-                 uint16_t sequence) {
+                 uint32_t sequence) {
   const PackedUse use = region.header.device[device].use.load(memory_order_acquire);
-  if (writer_of(use) == writer && sequence_of(use) == sequence) return true;
+  if (writer_of(use) == writer && is_tag_of(use, sequence)) return true;
   return reached(sequence_of(account.applied.load(memory_order_acquire)), sequence);
 }
 
@@ -95,8 +102,10 @@ void reclaim_account(Region& region, uint32_t writer, uint32_t device, StillDead
     if (account.charge.load(memory_order_acquire) != charge) continue;
     if (!still_dead()) return;
     const uint64_t held = charged_units(charge);
-    const uint16_t next = sequence_of(charge) + 1;
+    const uint32_t next = sequence_of(charge) + 1;
     if (sequence_of(intent) == next && was_applied(region, account, writer, device, next)) {
+      // Another reclaimer may have put its own intent in this one's place before it was applied.
+      if (account.intent.load(memory_order_acquire) != intent) continue;
       const PackedCharge completed = pack_charge(add_clamped(held, delta_of(intent)), next);
       account.charge.compare_exchange_strong(charge, completed, memory_order_acq_rel);
       continue;
@@ -109,7 +118,7 @@ void reclaim_account(Region& region, uint32_t writer, uint32_t device, StillDead
     }
     PackedUse use = shared.load(memory_order_acquire);
     do {
-      if (writer_of(use) == writer && sequence_of(use) == next) break;
+      if (writer_of(use) == writer && is_tag_of(use, next)) break;
       if (reached(sequence_of(account.applied.load(memory_order_acquire)), next)) break;
       keep_tag(region, device, use);
     } while (!shared.compare_exchange_weak(
@@ -178,7 +187,7 @@ Change change_use(Region& region, uint32_t writer, uint32_t device, int64_t delt
   RegionAccount& account = *account_of(region, writer, device);
   abi::RegionDevice& shared = region.header.device[device];
   const PackedCharge charge = account.charge.load(memory_order_relaxed);
-  const uint16_t next = sequence_of(charge) + 1;
+  const uint32_t next = sequence_of(charge) + 1;
   note_applied(account, sequence_of(charge));
   account.intent.store(pack_intent(delta, next), memory_order_release);
   PackedUse use = shared.use.load(memory_order_acquire);

@@ -26,7 +26,7 @@ constexpr uint64_t units_for(uint64_t bytes) {
   return bytes / abi::kUnit + (bytes % abi::kUnit != 0);
 }
 constexpr uint64_t used_units(abi::PackedUse use) { return use >> 32; }
-constexpr uint64_t charged_units(abi::PackedCharge charge) { return charge >> 16 & 0xffffffff; }
+constexpr uint64_t charged_units(abi::PackedCharge charge) { return charge >> 32; }
 
 enum class Change { kDone, kRefused };
 

@@ -3,8 +3,8 @@
 
     doors_test.py --library LIB --bin DIR --source DIR [--driver DIR --version 13.0]
 
---driver is a folder with a libcuda.so.1; with --version it is a full driver of that CUDA version and
-all of its symbols are tried, without it the small one of tests/preload/fake.
+--driver is a folder with a libcuda.so.1; with --version it is a full driver of that CUDA version
+and all of its symbols are tried, without it the small one of tests/preload/fake.
 """
 
 import functools
@@ -169,7 +169,8 @@ class Neighbours(DoorCase):
     def test_look_ups_of_neighbours(self):
         modes = {"bare": "driver", "passive": "driver", "active": "ours"}
         self.check(("before", "ours", "after"), modes,
-                   "before_next", "before_default", "after_next", "after_default", "default", "next")
+                   "before_next", "before_default", "after_next", "after_default",
+                   "default", "next")
 
     def test_an_interposer_before_ours(self):
         self.check(("interposer", "ours"), dict.fromkeys(("bare", "passive", "active"),
@@ -221,7 +222,8 @@ class Versions(DoorCase):
     def test_table_agrees_with_a_measured_driver(self):
         measured = Options.source / "tests/preload/doors/measured_580.txt"
         versions = [v for v in harness.CUDA_VERSIONS if v not in NOT_MEASURED]
-        done = self.run_program("agree", "measured", measured, *versions, env=self.environment("bare"))
+        done = self.run_program("agree", "measured", measured, *versions,
+                                env=self.environment("bare"))
         self.assertEqual(done.returncode, 0, done.stdout[-3000:])
 
     def test_a_driver_without_newer_symbols(self):

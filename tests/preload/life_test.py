@@ -3,8 +3,8 @@
 
     life_test.py --library LIB --bin DIR --source DIR --driver DIR [--simulated yes]
 
---driver is a folder with a libcuda.so.1: the small one of tests/preload/fake, which does nothing but
-answer, or with --simulated a simulated one.
+--driver is a folder with a libcuda.so.1: the small one of tests/preload/fake, which does nothing
+but answer, or with --simulated a simulated one.
 """
 
 import pathlib
@@ -20,8 +20,8 @@ SMALL_DRIVER = ["fork_during_the_first_look_up", "fork_while_threads_allocate",
                 "fork_while_threads_look_up", "fork_across_pid_namespaces",
                 "held_in_another_pid_namespace", "raw_clone", "killed", "quick_exit", "aborted",
                 "leader_ended", "killed_at_random", "exec_of_another_program", "exec_of_itself",
-                "no_descriptors", "no_file_size", "closed_descriptors", "errno_is_kept", "small_stack",
-                "exit_handlers"]
+                "no_descriptors", "no_file_size", "closed_descriptors", "errno_is_kept",
+                "small_stack", "exit_handlers"]
 ANY_DRIVER = ["vfork_and_exec", "context_is_kept", "signals_are_the_programs",
               "look_ups_in_signal_handlers", "threads_race_to_be_first", "no_threads_of_ours"]
 # Hold in a slice only: without limits there is nothing to compare with.

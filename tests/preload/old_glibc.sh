@@ -1,6 +1,6 @@
 #!/bin/bash
-# The library in the worlds of other C libraries: Debian 11 (glibc 2.31), whose programs and loader are
-# unpacked into the cache, and musl.
+# The library in the worlds of other C libraries: Debian 11 (glibc 2.31), whose programs and loader
+# are unpacked into the cache, and musl.
 #
 #   old_glibc.sh --library LIB --bin DIR --source DIR --cache DIR
 #
@@ -139,8 +139,8 @@ try_chroot() {
   cp "$library" "$root$inside"
   echo "$inside" >"$root/etc/ld.so.preload"
   check "bullseye chroot" "5.1 42 7 $inside" "$(unshare -m bash -c "
-    mkdir -p '$root'/{proc,dev} && mount --bind /proc '$root/proc' && mount --bind /dev '$root/dev' &&
-    LC_ALL=C exec chroot '$root' /bin/bash -c '
+    mkdir -p '$root'/{proc,dev} && mount --bind /proc '$root/proc' &&
+    mount --bind /dev '$root/dev' && LC_ALL=C exec chroot '$root' /bin/bash -c '
       /bin/true && echo -n \"\${BASH_VERSION:0:3} \"; /usr/bin/perl -e \"print 42, qq( )\"
       bash -c \"exit 7\"; echo -n \"\$? \"
       while read -r _ _ _ _ _ file; do

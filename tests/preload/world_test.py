@@ -5,6 +5,7 @@ program must run as without it, byte for byte.
     world_test.py --library LIB --bin DIR --source DIR      as root, else it is skipped
 """
 
+import atexit
 import ctypes
 import os
 import pathlib
@@ -22,7 +23,7 @@ NOBODY = 65534
 JOB = 77123
 PRELOAD = pathlib.Path("/etc/ld.so.preload")
 CLONE_NEWNS = 0x20000
-MS_BIND, MS_REC, MS_PRIVATE = 4096, 16384, 1 << 18
+MS_BIND, MS_REC, MS_PRIVATE, MNT_DETACH = 4096, 16384, 1 << 18, 2
 HELLO = '#include <stdio.h>\nint main(void) { puts("hello"); return 7; }\n'
 WARNING = "ERROR: ld.so: object '%s' from /etc/ld.so.preload cannot be preloaded"
 
@@ -46,6 +47,12 @@ class World:
 
         mount(None, "/", None, MS_REC | MS_PRIVATE, None)
         cls.folder = pathlib.Path(tempfile.mkdtemp(prefix="softmig-world-"))
+
+        def remove():
+            libc.umount2(str(cls.folder).encode(), MNT_DETACH)
+            os.rmdir(cls.folder)
+
+        atexit.register(remove)
         mount(b"tmpfs", cls.folder, b"tmpfs", 0, b"mode=755")
         shutil.copytree("/etc", cls.folder / "etc", symlinks=True)
         for path in ("etc/shadow", "etc/gshadow"):
@@ -96,11 +103,11 @@ class WorldCase(unittest.TestCase):
         shutil.rmtree(self.work)
         self.work.mkdir()
         self.work.chmod(0o777)
-        variables = {"PATH": "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin", "HOME": "/nonexistent",
-                     "LC_ALL": "C", "TZ": "UTC", **env}
-        done = subprocess.run(["/bin/bash", "-c", command], cwd=self.work, env=variables, timeout=300,
-                              stdin=subprocess.DEVNULL, capture_output=True, check=False,
-                              preexec_fn=drop_to_nobody if nobody else None)
+        variables = {"PATH": "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin", "LC_ALL": "C",
+                     "HOME": "/nonexistent", "TZ": "UTC", **env}
+        done = subprocess.run(["/bin/bash", "-c", command], cwd=self.work, env=variables,
+                              timeout=300, stdin=subprocess.DEVNULL, capture_output=True,
+                              check=False, preexec_fn=drop_to_nobody if nobody else None)
         return done.returncode, done.stdout, done.stderr
 
     def same(self, command, expected=None, **options):
@@ -130,10 +137,13 @@ class Programs(WorldCase):
 
     def test_shells_and_tools(self):
         for command in ("ls -la /usr /usr/lib/gcc", "bash -c 'echo $((6*7)); exit 3'",
-                        "sh -c 'trap \"echo t\" TERM; kill $$; echo u'", "umask 027; touch f; ls -l f | cut -c1-10",
+                        "sh -c 'trap \"echo t\" TERM; kill $$; echo u'",
+                        "umask 027; touch f; ls -l f | cut -c1-10",
                         "printf 'b\\na\\n' | sort | tee x | md5sum; cat x", "env -i /usr/bin/env",
-                        "tar cf - /usr/share/doc/bash 2>&1 | md5sum", "find /usr/bin | sort | md5sum",
-                        "date -d @0", "id; id nobody", "getent passwd root", "stat -c %a /etc/passwd",
+                        "tar cf - /usr/share/doc/bash 2>&1 | md5sum",
+                        "find /usr/bin | sort | md5sum",
+                        "date -d @0", "id; id nobody", "getent passwd root",
+                        "stat -c %a /etc/passwd",
                         "awk 'BEGIN { print length(ENVIRON) > 0 }'", "ulimit -a", "true; false",
                         "nonexistent-program", "exec 9>f; ls /proc/self/fd | wc -l"):
             self.same(command)
@@ -171,8 +181,9 @@ class Programs(WorldCase):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
         self.same(f"ssh-keygen -y -f {key}; ssh-keygen -l -f {key}", 0)
         stamp = "2020-01-01T00:00:00Z"
-        self.same("git init -q . && git -c user.name=a -c user.email=b commit -q --allow-empty -m c "
-                  "&& git log && git fsck", 0, GIT_AUTHOR_DATE=stamp, GIT_COMMITTER_DATE=stamp,
+        self.same("git init -q . && "
+                  "git -c user.name=a -c user.email=b commit -q --allow-empty -m c && "
+                  "git log && git fsck", 0, GIT_AUTHOR_DATE=stamp, GIT_COMMITTER_DATE=stamp,
                   HOME=str(World.folder))
 
     def test_many_small_programs(self):

@@ -114,6 +114,10 @@ TEST_F(PoolTest, PlainFreeTakesPoolMemoryToo) {
   const CUdeviceptr address = take(kMiB);
   ASSERT_CUDA(cuMemFree_v2(address));
   EXPECT_EQ(in_use(), 1) << "counted until the pool's next action";
+  const CUdeviceptr next = take(2 * kMiB);
+  EXPECT_EQ(in_use(), 2);
+  ASSERT_CUDA(cuMemFree_v2(next));
+  EXPECT_EQ(in_use(), 2);
   ASSERT_CUDA(cuStreamSynchronize(stream_));
   EXPECT_EQ(in_use(), 0);
   EXPECT_EQ(cuMemFreeAsync(address, stream_), CUDA_ERROR_INVALID_VALUE);

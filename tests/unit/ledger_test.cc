@@ -122,7 +122,7 @@ TEST_F(LedgerTest, ADeathAfterTheIntentAloneLosesNothing) {
   const uint32_t a = claim(1);
   change_use(*region_, a, 0, 10, kNoLimit);
   auto& account = region_->slot[a].device[0];
-  account.intent.store(uint64_t{90} << 16 | ((account.charge.load() + 1) & 0xffff));
+  account.intent.store(uint64_t{90} << 32 | ((account.charge.load() + 1) & 0xffffffff));
   reclaim(a, 1);
   EXPECT_EQ(used(), 0u);
 }

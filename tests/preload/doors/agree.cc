@@ -2,10 +2,12 @@
 // find_for_version names must be the one whose driver function cuGetProcAddress gives.
 //
 //   agree driver LIB NAMES VERSION...   asks a driver; NAMES: file with a symbol a line
-//   agree measured FILE VERSION...      FILE: "name flags version symbol" as a real driver answered,
+//   agree measured FILE VERSION...      FILE: "name flags version symbol" as a real driver
+//   answered,
 //                                       for the versions at which the answer changes
 //
-// Contains the hooks themselves, so that these very objects are tested. Exit status 1: they disagree.
+// Contains the hooks themselves, so that these very objects are tested. Exit status 1: they
+// disagree.
 #include <dlfcn.h>
 
 #include <cstdio>
@@ -46,8 +48,8 @@ void ask_driver(const char* library, const char* names_file, const std::vector<i
       for (uint64_t flags = 0; flags <= 2; flags++) {
         void* pointer = nullptr;
         CUdriverProcAddressQueryResult status;
-        const CUresult result = reinterpret_cast<GetProcAddress>(get)(name.c_str(), &pointer,
-                                                                      version, flags, &status);
+        const CUresult result =
+            reinterpret_cast<GetProcAddress>(get)(name.c_str(), &pointer, version, flags, &status);
         const bool found = result == CUDA_SUCCESS && pointer != nullptr;
         compare(name, version, flags, found ? hook::find_by_driver_address(pointer) : nullptr);
       }

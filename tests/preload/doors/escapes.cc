@@ -1,5 +1,5 @@
-// The ways to the driver's own functions that no preloaded library can close (docs/security.md), each
-// tried: "WAY PLACE" a line. The test states what is expected, so that a change is noticed.
+// The ways to the driver's own functions that no preloaded library can close (docs/security.md),
+// each tried: "WAY PLACE" a line. The test states what is expected, so that a change is noticed.
 //
 //   escapes LIB PLUGIN
 #include <dlfcn.h>

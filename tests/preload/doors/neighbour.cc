@@ -1,6 +1,6 @@
 // A library that is preloaded beside ours, as a profiler or somebody's own interposer is. Built
-// several times: NEIGHBOUR_NAME tells them apart, NEIGHBOUR_INTERPOSES lets it stand before a driver
-// function itself.
+// several times: NEIGHBOUR_NAME tells them apart, NEIGHBOUR_INTERPOSES lets it stand before a
+// driver function itself.
 #include <dlfcn.h>
 
 #define JOIN_(a, b) a##b

@@ -1,5 +1,5 @@
-// A plugin that looks up CUDA by itself; loaded with RTLD_DEEPBIND or in a namespace of its own, its
-// dlsym is the C library's.
+// A plugin that looks up CUDA by itself; loaded with RTLD_DEEPBIND or in a namespace of its own,
+// its dlsym is the C library's.
 #include <dlfcn.h>
 
 extern "C" {

@@ -31,10 +31,11 @@ bool use() {
                 "cuCtxCreate") &&
          expect(get<decltype(cuMemAlloc_v2)>("cuMemAlloc_v2")(&address, 1 << 20) == CUDA_SUCCESS,
                 "cuMemAlloc") &&
-         expect(get<decltype(cuMemGetInfo_v2)>("cuMemGetInfo_v2")(&free_bytes, &total) ==
-                    CUDA_SUCCESS,
-                "cuMemGetInfo") &&
-         expect(get<decltype(cuMemFree_v2)>("cuMemFree_v2")(address) == CUDA_SUCCESS, "cuMemFree") &&
+         expect(
+             get<decltype(cuMemGetInfo_v2)>("cuMemGetInfo_v2")(&free_bytes, &total) == CUDA_SUCCESS,
+             "cuMemGetInfo") &&
+         expect(get<decltype(cuMemFree_v2)>("cuMemFree_v2")(address) == CUDA_SUCCESS,
+                "cuMemFree") &&
          expect(get<decltype(cuCtxDestroy_v2)>("cuCtxDestroy_v2")(context) == CUDA_SUCCESS,
                 "cuCtxDestroy");
 }

@@ -1,5 +1,5 @@
-// A library that has nothing to do with CUDA, and names like those of others that begin as CUDA's do.
-// It even defines a driver's function, as a re-implementation of CUDA would.
+// A library that has nothing to do with CUDA, and names like those of others that begin as CUDA's
+// do. It even defines a driver's function, as a re-implementation of CUDA would.
 extern "C" {
 int curl_easy_init() { return 1; }
 int cupsGetDests() { return 2; }

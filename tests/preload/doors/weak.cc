@@ -32,7 +32,8 @@ int main() {
   nvmlMemory_t memory = {};
   CUdriverProcAddressQueryResult status;
   probe("cuInit", cuInit != nullptr, [] { return cuInit(0); });
-  probe("cuMemAlloc_v2", cuMemAlloc_v2 != nullptr, [&] { return cuMemAlloc_v2(&address, 1 << 20); });
+  probe("cuMemAlloc_v2", cuMemAlloc_v2 != nullptr,
+        [&] { return cuMemAlloc_v2(&address, 1 << 20); });
   probe("cuMemGetInfo_v2", cuMemGetInfo_v2 != nullptr,
         [&] { return cuMemGetInfo_v2(&free_bytes, &total); });
   probe("cuDevicePrimaryCtxRetain", cuDevicePrimaryCtxRetain != nullptr,

@@ -1,6 +1,7 @@
-/* A libcuda.so.1 that is as small as can be: one device of 80 GiB that grants everything. It is made
- * of nothing but itself, no C library, so that it loads in any world (old glibc, musl); it holds no
- * lock, so that whatever hangs is ours; it is really unloaded by dlclose; it never touches errno. */
+/* A libcuda.so.1 that is as small as can be: one device of 80 GiB that grants everything. It is
+ * made of nothing but itself, no C library, so that it loads in any world (old glibc, musl); it
+ * holds no lock, so that whatever hangs is ours; it is really unloaded by dlclose; it never touches
+ * errno. */
 #include <stddef.h>
 #include <stdint.h>
 
@@ -10,8 +11,8 @@ enum { kVersion = 13000 };
 static const uint64_t kTotal = (uint64_t)80 << 30;
 static const uint64_t kPage = (uint64_t)2 << 20;
 
-static char g_context;         /* its address is the one handle there is */
-static void* g_current;        /* of all threads: good enough here */
+static char g_context;  /* its address is the one handle there is */
+static void* g_current; /* of all threads: good enough here */
 static uint64_t g_next = (uint64_t)1 << 40;
 
 int cuInit(unsigned flags) { return flags == 0 ? kSuccess : kInvalidValue; }
@@ -88,14 +89,16 @@ static int equal(const char* a, const char* b) {
   return *a == *b;
 }
 
-int cuGetProcAddress_v2(const char* name, void** function, int version, uint64_t flags, int* status);
+int cuGetProcAddress_v2(const char* name, void** function, int version, uint64_t flags,
+                        int* status);
 
 int cuGetProcAddress(const char* name, void** function, int version, uint64_t flags) {
   int status;
   return cuGetProcAddress_v2(name, function, version, flags, &status);
 }
 
-int cuGetProcAddress_v2(const char* name, void** function, int version, uint64_t flags, int* status) {
+int cuGetProcAddress_v2(const char* name, void** function, int version, uint64_t flags,
+                        int* status) {
   static const struct {
     const char* name;
     int since;

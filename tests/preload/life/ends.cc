@@ -87,7 +87,8 @@ bool memory_comes_back(Body body, End end, bool kill_it) {
                             "all memory while it is held");
   if (kill_it) kill(holder.pid(), SIGKILL);
   holder.finish();
-  good &= expect_result(alloc_soon(driver, &address, before), CUDA_SUCCESS, "all memory afterwards");
+  good &=
+      expect_result(alloc_soon(driver, &address, before), CUDA_SUCCESS, "all memory afterwards");
   driver.free(address);
   return good && expect(free_bytes(driver) == before, "free bytes afterwards");
 }
@@ -95,8 +96,8 @@ bool memory_comes_back(Body body, End end, bool kill_it) {
 void hold_and_wait(const Driver& driver, const auto& wait) { wait(hold(driver)); }
 
 bool killed() {
-  return memory_comes_back([](const Driver& d, const auto& wait) { hold_and_wait(d, wait); },
-                           [] {}, true);
+  return memory_comes_back([](const Driver& d, const auto& wait) { hold_and_wait(d, wait); }, [] {},
+                           true);
 }
 
 bool quick_exit_of_process() {

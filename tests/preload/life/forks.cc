@@ -44,8 +44,8 @@ void spin(int microseconds) {
   }
 }
 
-// One thread is in the process's very first look-up while another forks: the child must not wait for
-// a thread that it does not have.
+// One thread is in the process's very first look-up while another forks: the child must not wait
+// for a thread that it does not have.
 bool during_the_first_look_up() {
   bool good = true;
   for (int round = 0; round < 300 && good; round++) {
@@ -59,7 +59,8 @@ bool during_the_first_look_up() {
       });
       go.store(true);
       spin(round);
-      const int child = in_child(kPatience, [library] { return dlsym(library, kHooked) != nullptr; });
+      const int child =
+          in_child(kPatience, [library] { return dlsym(library, kHooked) != nullptr; });
       first.join();
       return ended_well(child, "a child of a process in its first look-up");
     });
@@ -72,7 +73,10 @@ template <typename Body>
 bool fork_beside(int forks, const Driver& driver, Body body) {
   std::atomic<bool> stop{false};
   std::vector<std::thread> threads;
-  for (int i = 0; i < 4; i++) threads.emplace_back([&] { while (!stop.load()) body(); });
+  for (int i = 0; i < 4; i++)
+    threads.emplace_back([&] {
+      while (!stop.load()) body();
+    });
   bool good = true;
   for (int i = 0; i < forks && good; i++) {
     good = ended_well(in_child(kPatience, [&] { return touch(driver); }), "a fork child");

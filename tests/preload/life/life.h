@@ -1,6 +1,7 @@
 // The checks of a process's life, one family a file. Each runs in a process of its own:
 //
-//   life CHECK      exit status 0: all well, 1: not, with one line a fault, 77: cannot be tried here
+//   life CHECK      exit status 0: all well, 1: not, with one line a fault, 77: cannot be tried
+//   here
 #pragma once
 
 #include <signal.h>
@@ -44,8 +45,8 @@ size_t free_bytes(const Driver& driver);
 bool expect(bool condition, const char* text);
 bool expect_result(CUresult result, CUresult expected, const char* text);
 
-// Waits for a child; kills it after `seconds` (an alarm of its own does nothing to process 1 of a pid
-// namespace). Returns its status as of waitpid.
+// Waits for a child; kills it after `seconds` (an alarm of its own does nothing to process 1 of a
+// pid namespace). Returns its status as of waitpid.
 int wait_or_kill(pid_t child, unsigned int seconds);
 
 // Runs `body` in a fork child, that ends with this process.

@@ -83,7 +83,8 @@ bool context_is_kept() {
   still(first, "the context after a refusal");
   free_bytes(driver);
   still(first, "the context after cuMemGetInfo");
-  while (driver.current_context(&now) == CUDA_SUCCESS && now != nullptr) driver.set_context(nullptr);
+  while (driver.current_context(&now) == CUDA_SUCCESS && now != nullptr)
+    driver.set_context(nullptr);
   driver.free(address);
   driver.alloc(&refused, kMiB);
   still(nullptr, "no context after calls without one");

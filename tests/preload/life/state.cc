@@ -1,5 +1,6 @@
-// Prints all that a process has of the system and that a library could disturb: open files, signals,
-// masks, environment, limits. Before, during and after the use of CUDA; compared between runs.
+// Prints all that a process has of the system and that a library could disturb: open files,
+// signals, masks, environment, limits. Before, during and after the use of CUDA; compared between
+// runs.
 //
 //   state [NO_CUDA]
 #include <dirent.h>
@@ -24,10 +25,10 @@ namespace softmig::preload_test {
 namespace {
 
 // The rows of /proc/self/status that are the same in every run.
-constexpr const char* kStable[] = {"Umask:",  "State:",  "Threads:", "SigPnd:", "ShdPnd:",
-                                   "SigBlk:", "SigIgn:", "SigCgt:",  "CapInh:", "CapPrm:",
-                                   "CapEff:", "CapBnd:", "CapAmb:",  "NoNewPrivs:", "Seccomp:",
-                                   "THP_enabled:"};
+constexpr const char* kStable[] = {
+    "Umask:",  "State:",      "Threads:", "SigPnd:",     "ShdPnd:", "SigBlk:",
+    "SigIgn:", "SigCgt:",     "CapInh:",  "CapPrm:",     "CapEff:", "CapBnd:",
+    "CapAmb:", "NoNewPrivs:", "Seccomp:", "THP_enabled:"};
 
 void print_status() {
   std::ifstream file("/proc/self/status");
@@ -79,9 +80,8 @@ void print_limits() {
   prctl(PR_GET_NAME, name);
   int death_signal = 0;
   prctl(PR_GET_PDEATHSIG, &death_signal);
-  printf("  name %s dumpable %d death signal %d slack %d nice %d\n", name,
-         prctl(PR_GET_DUMPABLE), death_signal, prctl(PR_GET_TIMERSLACK),
-         getpriority(PRIO_PROCESS, 0));
+  printf("  name %s dumpable %d death signal %d slack %d nice %d\n", name, prctl(PR_GET_DUMPABLE),
+         death_signal, prctl(PR_GET_TIMERSLACK), getpriority(PRIO_PROCESS, 0));
   for (const __itimer_which timer : {ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF}) {
     itimerval value = {};
     getitimer(timer, &value);

@@ -1,5 +1,5 @@
-/* Uses CUDA as a program of an older system does: look-ups of every kind, memory until it is refused,
- * a fork, threads. Plain C, so that it can be built against any C library.
+/* Uses CUDA as a program of an older system does: look-ups of every kind, memory until it is
+ * refused, a fork, threads. Plain C, so that it can be built against any C library.
  *
  *   old_world LIBCUDA      prints one line a step; compared with what is expected
  */

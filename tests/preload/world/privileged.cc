@@ -20,6 +20,7 @@ int main(int argc, char** argv) {
   void* context = nullptr;
   unsigned long address = 0;
   const int created = create(&context, 0, 0);
-  printf("alloc %d\n", created != 0 ? created : alloc(&address, strtoul(argv[2], nullptr, 10) << 20));
+  printf("alloc %d\n",
+         created != 0 ? created : alloc(&address, strtoul(argv[2], nullptr, 10) << 20));
   return 0;
 }
