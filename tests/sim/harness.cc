@@ -191,6 +191,25 @@ double now_ms() {
   return static_cast<double>(time.tv_sec) * 1e3 + static_cast<double>(time.tv_nsec) / 1e6;
 }
 
+void expect_takes(double ms, const std::function<double()>& run) {
+  constexpr double kLittle = 0.5, kMuch = 25;
+  double took = 0;
+  for (int attempt = 0; attempt < 3; ++attempt) {
+    took = run();
+    ASSERT_GE(took, ms - kLittle);
+    if (took < ms + kMuch) return;
+  }
+  ADD_FAILURE() << "took " << took << " ms, expected " << ms;
+}
+
+void expect_lasts(double ms, const std::function<void()>& body) {
+  expect_takes(ms, [&] {
+    const double begin = now_ms();
+    body();
+    return now_ms() - begin;
+  });
+}
+
 std::string ptx_with_array(uint64_t bytes) {
   return ".version 7.0\n.target sm_70\n.address_size 64\n"
          "// .global .u32 not_this[4];\n"

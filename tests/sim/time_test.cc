@@ -29,14 +29,6 @@ class TimeTest : public ContextTest {
     EXPECT_CUDA(cuEventCreate(&made, 0));
     return made;
   }
-  // How long `wait` takes, in ms.
-  template <class F>
-  double measure(F wait) {
-    const double begin = now_ms();
-    wait();
-    return now_ms() - begin;
-  }
-
   CUmodule module_ = nullptr;
   CUfunction spin_ = nullptr;
 };
@@ -44,67 +36,71 @@ class TimeTest : public ContextTest {
 TEST_F(TimeTest, AKernelTakesWhatItsParameterSays) {
   const CUstream s = stream(CU_STREAM_NON_BLOCKING);
   const CUevent begin = event(), end = event();
-  ASSERT_CUDA(cuEventRecord(begin, s));
-  ASSERT_CUDA(spin(50, s));
-  ASSERT_CUDA(cuEventRecord(end, s));
-  EXPECT_EQ(cuStreamQuery(s), CUDA_ERROR_NOT_READY);
-  EXPECT_EQ(cuEventQuery(end), CUDA_ERROR_NOT_READY);
-  float ms = 0;
-  EXPECT_EQ(cuEventElapsedTime(&ms, begin, end), CUDA_ERROR_NOT_READY);
-  const double waited = measure([&] { EXPECT_CUDA(cuEventSynchronize(end)); });
-  EXPECT_NEAR(waited, 50, 20);
-  EXPECT_CUDA(cuStreamQuery(s));
-  ASSERT_CUDA(cuEventElapsedTime(&ms, begin, end));
-  EXPECT_NEAR(ms, 50, 1);
+  expect_takes(50, [&] {
+    EXPECT_CUDA(cuEventRecord(begin, s));
+    EXPECT_CUDA(spin(50, s));
+    EXPECT_CUDA(cuEventRecord(end, s));
+    EXPECT_EQ(cuStreamQuery(s), CUDA_ERROR_NOT_READY);
+    EXPECT_EQ(cuEventQuery(end), CUDA_ERROR_NOT_READY);
+    float ms = 0;
+    EXPECT_EQ(cuEventElapsedTime(&ms, begin, end), CUDA_ERROR_NOT_READY);
+    EXPECT_CUDA(cuEventSynchronize(end));
+    EXPECT_CUDA(cuStreamQuery(s));
+    EXPECT_CUDA(cuEventElapsedTime(&ms, begin, end));
+    return ms;
+  });
+  expect_lasts(50, [&] {
+    EXPECT_CUDA(spin(50, s));
+    EXPECT_CUDA(cuStreamSynchronize(s));
+  });
 }
 
 TEST_F(TimeTest, StreamsRunSideBySideExceptForTheLegacyOne) {
   const CUstream a = stream(CU_STREAM_NON_BLOCKING), b = stream(CU_STREAM_NON_BLOCKING);
-  EXPECT_NEAR(measure([&] {
-                EXPECT_CUDA(spin(40, a));
-                EXPECT_CUDA(spin(40, b));
-                EXPECT_CUDA(spin(40, nullptr));
-                EXPECT_CUDA(cuCtxSynchronize());
-              }),
-              40, 20);
+  expect_lasts(40, [&] {
+    EXPECT_CUDA(spin(40, a));
+    EXPECT_CUDA(spin(40, b));
+    EXPECT_CUDA(spin(40, nullptr));
+    EXPECT_CUDA(cuCtxSynchronize());
+  });
   const CUstream blocking = stream(CU_STREAM_DEFAULT);
-  EXPECT_NEAR(measure([&] {
-                EXPECT_CUDA(spin(40, blocking));
-                EXPECT_CUDA(spin(40, nullptr));
-                EXPECT_CUDA(spin(40, blocking));
-                EXPECT_CUDA(cuStreamSynchronize(blocking));
-              }),
-              120, 30);
-  EXPECT_NEAR(
-      measure([&] {
-        EXPECT_CUDA(spin(40, nullptr));
-        unsigned int us = 40000;
-        void* params[] = {&us};
-        EXPECT_CUDA(cuLaunchKernel_ptsz(spin_, 1, 1, 1, 1, 1, 1, 0, nullptr, params, nullptr));
-        EXPECT_CUDA(cuStreamSynchronize_ptsz(nullptr));
-      }),
-      80, 25)
-      << "the per-thread stream waits for the legacy one";
+  expect_lasts(120, [&] {
+    EXPECT_CUDA(spin(40, blocking));
+    EXPECT_CUDA(spin(40, nullptr));
+    EXPECT_CUDA(spin(40, blocking));
+    EXPECT_CUDA(cuStreamSynchronize(blocking));
+  });
+}
+
+TEST_F(TimeTest, ThePerThreadStreamWaitsForTheLegacyOne) {
+  expect_lasts(80, [&] {
+    EXPECT_CUDA(spin(40, nullptr));
+    unsigned int us = 40000;
+    void* params[] = {&us};
+    EXPECT_CUDA(cuLaunchKernel_ptsz(spin_, 1, 1, 1, 1, 1, 1, 0, nullptr, params, nullptr));
+    EXPECT_CUDA(cuStreamSynchronize_ptsz(nullptr));
+  });
 }
 
 TEST_F(TimeTest, EventsOrderStreams) {
   const CUstream a = stream(CU_STREAM_NON_BLOCKING), b = stream(CU_STREAM_NON_BLOCKING);
   const CUevent done = event();
-  EXPECT_NEAR(measure([&] {
-                EXPECT_CUDA(spin(40, a));
-                EXPECT_CUDA(cuEventRecord(done, a));
-                EXPECT_CUDA(cuStreamWaitEvent(b, done, 0));
-                EXPECT_CUDA(spin(40, b));
-                EXPECT_CUDA(cuStreamSynchronize(b));
-              }),
-              80, 25);
+  expect_lasts(80, [&] {
+    EXPECT_CUDA(spin(40, a));
+    EXPECT_CUDA(cuEventRecord(done, a));
+    EXPECT_CUDA(cuStreamWaitEvent(b, done, 0));
+    EXPECT_CUDA(spin(40, b));
+    EXPECT_CUDA(cuStreamSynchronize(b));
+  });
 }
 
 TEST_F(TimeTest, ADestroyedStreamFinishesItsWork) {
-  const CUstream s = stream(CU_STREAM_NON_BLOCKING);
-  ASSERT_CUDA(spin(60, s));
-  ASSERT_CUDA(cuStreamDestroy_v2(s));
-  EXPECT_NEAR(measure([&] { EXPECT_CUDA(cuCtxSynchronize()); }), 60, 25);
+  expect_lasts(60, [&] {
+    const CUstream s = stream(CU_STREAM_NON_BLOCKING);
+    EXPECT_CUDA(spin(60, s));
+    EXPECT_CUDA(cuStreamDestroy_v2(s));
+    EXPECT_CUDA(cuCtxSynchronize());
+  });
 }
 
 TEST_F(TimeTest, EventsKeepTheRules) {
@@ -180,11 +176,10 @@ TEST_F(TimeTest, OldLaunchesWork) {
   ASSERT_CUDA(cuFuncSetBlockShape(spin_, 32, 1, 1));
   ASSERT_CUDA(cuParamSeti(spin_, 0, 30000));
   ASSERT_CUDA(cuParamSetSize(spin_, 4));
-  EXPECT_NEAR(measure([&] {
-                EXPECT_CUDA(cuLaunchGrid(spin_, 4, 4));
-                EXPECT_CUDA(cuCtxSynchronize());
-              }),
-              30, 15);
+  expect_lasts(30, [&] {
+    EXPECT_CUDA(cuLaunchGrid(spin_, 4, 4));
+    EXPECT_CUDA(cuCtxSynchronize());
+  });
 }
 
 TEST_F(TimeTest, CooperativeKernelsMustFit) {
