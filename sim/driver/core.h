@@ -134,7 +134,7 @@ struct Context {
   std::unordered_set<Stream*> streams;
   Stream* legacy = nullptr;
   uint64_t blocking_tail = 0;  // when the work of all streams that wait for the legacy one is done
-  uint64_t retired_tail = 0;  // when the work of destroyed streams is done
+  uint64_t retired_tail = 0;   // when the work of destroyed streams is done
   std::unordered_set<Module*> modules;
   std::unordered_set<Array*> arrays;
   std::set<Context*> peers;

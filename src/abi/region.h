@@ -45,7 +45,7 @@ struct alignas(64) RegionDevice {
 struct alignas(64) RegionAccount {
   std::atomic<PackedCharge> charge;
   std::atomic<PackedIntent> intent;
-  std::atomic<uint64_t> applied;  // sequence of the last change seen in RegionDevice::use
+  std::atomic<uint64_t> applied;   // sequence of the last change seen in RegionDevice::use
   std::atomic<uint64_t> contexts;  // of the charge: units held by contexts, for views only
   uint64_t reserved[4];
 };

@@ -107,8 +107,8 @@ class Child {
 void sleep_ms(double ms);
 double now_ms();
 
-// `run` says how long something took, in ms. It must never take less than `ms`, and not much more in
-// the best of three tries: the machine may be busy.
+// `run` says how long something took, in ms. It must never take less than `ms`, and not much more
+// in the best of three tries: the machine may be busy.
 void expect_takes(double ms, const std::function<double()>& run);
 // The same for what `body` takes.
 void expect_lasts(double ms, const std::function<void()>& body);

@@ -36,7 +36,9 @@ class LedgerTest : public testing::Test {
   uint64_t charged(uint32_t slot, uint32_t device = 0) const {
     return charged_units(region_->slot[slot].device[device].charge.load());
   }
-  void reclaim(uint32_t slot, uint32_t pid) { reclaim_slot(*region_, slot, pack_owner(pid, pid * 7)); }
+  void reclaim(uint32_t slot, uint32_t pid) {
+    reclaim_slot(*region_, slot, pack_owner(pid, pid * 7));
+  }
   void reclaim_all_but(uint32_t living) {
     const uint32_t high = region_->header.high_water.load();
     for (uint32_t i = 0; i < high; i++) {
