@@ -114,7 +114,7 @@ class Demo {
   }
 
   void card() {
-    title("The card");
+    title("The card, as any program sees it");
     const auto memory = nvml_.memory(device_.handle).value_or(NvmlMemory());
     card_total_ = memory.total;
     fmt::print("   {}, driver {}{}\n", printable(device_.name), nvml_.driver_version(),
@@ -124,7 +124,7 @@ class Demo {
 
   void view(GpuWorker& worker) {
     title("What a program sees in a slice of " + size_text(kLimit));
-    fmt::print("   $ softmig run --memory 4G -- PROGRAM\n");
+    fmt::print("   {}\n", style_.dim("$ softmig run --memory 4G -- PROGRAM"));
     must(worker.open(device_.uuid_text), "making a context");
     const GpuAnswer seen = info(worker);
     context_ = seen.numbers[1] - seen.numbers[0];
@@ -135,7 +135,8 @@ class Demo {
     table.add({"cuMemGetInfo: total", "", size_text(seen.numbers[1])});
     table.add({"cuMemGetInfo: free", "", size_text(seen.numbers[0])});
     fmt::print("{}", table.text(style_, "   "));
-    fmt::print("   A CUDA context takes {} of the GPU; it counts.\n", size_text(context_));
+    fmt::print("   The program's own CUDA context counts: {} are set aside for it.\n",
+               size_text(context_));
     check(seen.numbers[1] == kLimit && seen.numbers[2] == kLimit,
           "the program sees its slice and not the card");
   }
@@ -154,17 +155,19 @@ class Demo {
     fmt::print("   cuMemAlloc {}  {}\n", size_text(kPiece),
                style_.bold(fmt::format("{} ({})", answer.text, answer.code)));
     check(answer.code == 2, "the program is told CUDA_ERROR_OUT_OF_MEMORY, and lives");
-    driver_agrees("The driver itself, asked from outside of the slice,", worker);
+    driver_agrees(worker);
   }
 
-  void driver_agrees(const std::string& who, const GpuWorker& worker) {
+  // NVML read from this process, which is not in the slice.
+  void driver_agrees(const GpuWorker& worker) {
     const std::optional<uint64_t> held = listed({worker.pid()});
     if (!held) {
       fmt::print("   The driver does not list processes here, so its own figure is not known.\n");
       return;
     }
-    fmt::print("   {} says {}.\n", who, size_text(*held));
-    check(*held <= kLimit, "that is within the limit");
+    fmt::print("   The driver's own figure for the program, read outside of the slice: {}\n",
+               size_text(*held));
+    check(*held <= kLimit, "the GPU never gave it more than the limit");
   }
 
   void share(TwoInOneSlice& slice) {
@@ -173,27 +176,30 @@ class Demo {
     must(slice.b->open(device_.uuid_text), "making a second context");
     const uint64_t room = info(*slice.a).numbers[0] / kPiece * kPiece;
     must(slice.a->allocate(room), "cuMemAlloc");
-    fmt::print("   A (pid {}) takes {}; the context of B (pid {}) counts as well.\n",
-               slice.a->pid(), size_text(room), slice.b->pid());
+    fmt::print("   A (pid {}) holds {}. B (pid {}) starts in the same slice.\n", slice.a->pid(),
+               size_text(room), slice.b->pid());
     const GpuAnswer refused = slice.b->allocate(kPiece);
     fmt::print("   B asks for {}:  {}\n", size_text(kPiece), outcome(refused));
     check(refused.code == 2, "what A holds, B cannot have");
     const std::optional<uint64_t> held = listed({slice.a->pid(), slice.b->pid()});
-    if (held) check(*held <= kLimit, fmt::format("the driver says {} for both", size_text(*held)));
+    if (held) {
+      check(*held <= kLimit,
+            fmt::format("both together hold {} by the driver's own figures", size_text(*held)));
+    }
     kill(slice.a->pid(), SIGKILL);
-    const std::optional<double> ms = ask_until_given(*slice.b);
-    fmt::print("   A is killed with SIGKILL. B asks again:  {}\n",
-               ms ? style_.good("given") : style_.bad("refused"));
-    check(ms.has_value(), "what a dead process held comes back by itself");
+    const bool given = ask_until_given(*slice.b);
+    fmt::print("   A is killed (SIGKILL). B asks again:  {}\n",
+               given ? "given" : style_.bold("refused"));
+    check(given, "what a dead process held comes back by itself");
   }
 
   // A process that was killed is gone when the kernel has taken it apart, not before.
-  static std::optional<double> ask_until_given(GpuWorker& worker) {
+  static bool ask_until_given(GpuWorker& worker) {
     for (int i = 0; i < kGivenBackPolls; i++) {
-      if (worker.allocate(kPiece).ok) return i * (kPollUs / 1000.0);
+      if (worker.allocate(kPiece).ok) return true;
       usleep(kPollUs);
     }
-    return std::nullopt;
+    return false;
   }
 
   std::string outcome(const GpuAnswer& answer) const {
@@ -229,6 +235,8 @@ class Demo {
     const std::string where = simulated_ ? "a simulated GPU" : printable(device_.name);
     if (failed_ == 0) {
       fmt::print("\n{}\n", style_.bold(fmt::format("All {} checks hold on {}.", checks_, where)));
+      fmt::print("Next: {} run --memory 4G -- YOUR PROGRAM, and {} --help\n", own_path(),
+                 own_path());
       return kExitOk;
     }
     fmt::print("\n{}\n", style_.bad(fmt::format("{} of {} checks do not hold on {}.", failed_,
