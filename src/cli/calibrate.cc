@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -226,6 +227,7 @@ std::vector<NvmlDevice> choose(const Nvml& nvml, const std::string& wanted) {
 
 void calibrate(const Options& options) {
   check_place(options);
+  unsetenv("CUDA_VISIBLE_DEVICES");  // what this shell may see is not what the machine has
   std::string error;
   const auto nvml = Nvml::open(&error);
   if (nvml == nullptr) throw Failure("no NVIDIA GPU: " + error);

@@ -22,6 +22,7 @@
 #include "cli/install.h"
 #include "cli/nvml.h"
 #include "cli/output.h"
+#include "cli/visible.h"
 #include "job/config.h"
 
 namespace softmig::cli {
@@ -265,10 +266,16 @@ class Demo {
   throw Failure(with_errno(binary, errno));
 }
 
+// The first that CUDA shows; null if there is none.
+const NvmlDevice* first_device(const Nvml& nvml) {
+  const auto visible = visible_in(std::getenv("CUDA_VISIBLE_DEVICES"), nvml.devices());
+  return visible.empty() ? nullptr : visible.front();
+}
+
 // Why the real GPU will not do, empty if it will.
 std::string trouble_with(const Nvml& nvml) {
-  if (nvml.devices().empty()) return "the NVIDIA driver shows none";
-  const NvmlDevice& device = nvml.devices().front();
+  if (first_device(nvml) == nullptr) return "the NVIDIA driver shows none";
+  const NvmlDevice& device = *first_device(nvml);
   const auto memory = nvml.memory(device.handle);
   if (memory && memory->total - memory->used < kLimit) {
     return fmt::format("{} has less than {} free", device.name, size_text(kLimit));
@@ -290,7 +297,7 @@ int demo(bool force_simulated) {
   if (nvml != nullptr) reason = trouble_with(*nvml);
   if (!reason.empty() && simulated) throw Failure("the simulated GPU does not work: " + reason);
   if (!reason.empty()) simulate(reason);
-  return Demo(*nvml, nvml->devices().front(), simulated)();
+  return Demo(*nvml, *first_device(*nvml), simulated)();
 }
 
 }  // namespace
