@@ -17,23 +17,6 @@ uint64_t word(const std::atomic<uint64_t>& from) { return from.load(std::memory_
 
 uint64_t bytes_of(uint64_t units) { return (units < UINT32_MAX ? units : UINT32_MAX) * abi::kUnit; }
 
-class Reader {
- public:
-  explicit Reader(int fd) : fd_(fd) {}
-  ~Reader() { sys::close_file(fd_); }
-  Reader(const Reader&) = delete;
-  Reader& operator=(const Reader&) = delete;
-
-  template <typename T>
-  bool read(T* to, size_t count) {
-    const long size = static_cast<long>(count * sizeof(T));
-    return sys::read_some(fd_, reinterpret_cast<char*>(to), count * sizeof(T)) == size;
-  }
-
- private:
-  int fd_;
-};
-
 bool is_region(int fd) {
   sys::FileStatus status;
   return sys::status_of_fd(fd, &status) && status.is_regular() && status.size >= abi::kRegionSize;
@@ -59,17 +42,17 @@ void take_header(const abi::RegionHeader& header, RegionView* view) {
   }
 }
 
-bool take_objects(Reader& reader, RegionView* view) {
+void take_objects(int fd, RegionView* view) {
   abi::RegionObject chunk[kChunkObjects];
   for (uint32_t at = 0; at < abi::kMaxObjects; at += kChunkObjects) {
-    if (!reader.read(chunk, kChunkObjects)) return false;
+    const uint64_t offset = offsetof(abi::Region, object) + at * sizeof *chunk;
+    if (!sys::read_exactly(fd, chunk, sizeof chunk, offset)) return;
     for (const abi::RegionObject& object : chunk) {
       const uint32_t device = object.device.load(std::memory_order_relaxed);
       if (word(object.key) == 0 || device >= abi::kMaxDevices) continue;
       view->device[device].exported += bytes_of(policy::charged_units(word(object.account.charge)));
     }
   }
-  return true;
 }
 
 // False: nobody's slot, or that of a process which is gone.
@@ -97,24 +80,39 @@ bool take_slot(const abi::RegionSlot& slot, const char* proc_root, uint64_t my_n
   return true;
 }
 
-bool take_slots(Reader& reader, uint32_t count, const char* proc_root, RegionView* view,
-                ViewedProcess* process, int capacity) {
+// Bytes of every device that slots account for, whoever owns them.
+using Accounted = uint64_t[abi::kMaxDevices];
+
+void account_for(const abi::RegionSlot& slot, Accounted& accounted) {
+  for (uint32_t i = 0; i < abi::kMaxDevices; i++) {
+    accounted[i] += bytes_of(policy::charged_units(word(slot.device[i].charge)));
+  }
+}
+
+void take_slots(int fd, uint32_t count, const char* proc_root, RegionView* view,
+                Accounted& accounted, ViewedProcess* process, int capacity) {
   const uint64_t my_namespace = sys::pid_namespace();
   abi::RegionSlot chunk[kChunkSlots];
   for (uint32_t at = 0; at < count; at += kChunkSlots) {
     const size_t wanted = count - at < kChunkSlots ? count - at : kChunkSlots;
-    if (!reader.read(chunk, wanted)) return false;
+    const uint64_t offset = offsetof(abi::Region, slot) + at * sizeof *chunk;
+    if (!sys::read_exactly(fd, chunk, wanted * sizeof *chunk, offset)) return;
     for (size_t i = 0; i < wanted; i++) {
+      account_for(chunk[i], accounted);
       ViewedProcess found;
       if (!take_slot(chunk[i], proc_root, my_namespace, &found)) continue;
-      if (view->process_count == capacity) {
-        view->more = true;
-        return true;
-      }
-      process[view->process_count++] = found;
+      view->more = view->more || view->process_count == capacity;
+      if (view->process_count < capacity) process[view->process_count++] = found;
     }
   }
-  return true;
+}
+
+// Half a megabyte, and most jobs export nothing.
+bool has_objects(const RegionView& view, const Accounted& accounted) {
+  for (uint32_t i = 0; i < abi::kMaxDevices; i++) {
+    if (view.device[i].used > accounted[i]) return true;
+  }
+  return false;
 }
 
 }  // namespace
@@ -125,14 +123,19 @@ ViewStatus view_region(const char* path, const char* proc_root, RegionView* view
   const int fd = sys::open_untrusted(path);
   if (fd < 0)
     return errno == ENOENT || errno == ENOTDIR ? ViewStatus::kMissing : ViewStatus::kForbidden;
-  Reader reader(fd);
   abi::RegionHeader header;
-  if (!is_region(fd) || !reader.read(&header, 1) || !is_ours(header)) return ViewStatus::kForeign;
+  if (!is_region(fd) || !sys::read_exactly(fd, &header, sizeof header, 0) || !is_ours(header)) {
+    sys::close_file(fd);
+    return ViewStatus::kForeign;
+  }
   take_header(header, view);
   uint32_t count = header.high_water.load(std::memory_order_relaxed);
   if (count > abi::kMaxSlots) count = abi::kMaxSlots;
-  // Cut while it is read: what was there by then is shown.
-  if (take_objects(reader, view)) take_slots(reader, count, proc_root, view, process, capacity);
+  // Should the file be cut while it is read, what was there by then is shown.
+  Accounted accounted = {};
+  take_slots(fd, count, proc_root, view, accounted, process, capacity);
+  if (has_objects(*view, accounted)) take_objects(fd, view);
+  sys::close_file(fd);
   return ViewStatus::kOk;
 }
 

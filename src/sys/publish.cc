@@ -54,4 +54,17 @@ int open_untrusted(const char* path) {
   return open_file(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY, 0);
 }
 
+bool read_exactly(int fd, void* bytes, size_t size, uint64_t offset) {
+  auto* to = static_cast<char*>(bytes);
+  while (size > 0) {
+    const ssize_t got = pread(fd, to, size, static_cast<off_t>(offset));
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) return false;
+    to += got;
+    size -= static_cast<size_t>(got);
+    offset += static_cast<uint64_t>(got);
+  }
+  return true;
+}
+
 }  // namespace softmig::sys

@@ -15,4 +15,7 @@ int publish_file(const char* path, const void* bytes, size_t size, uint32_t mode
 // blocks. Descriptor, or -1 with errno set.
 int open_untrusted(const char* path);
 
+// Exactly `size` bytes from `offset`. False if the file is shorter or cannot be read.
+bool read_exactly(int fd, void* bytes, size_t size, uint64_t offset);
+
 }  // namespace softmig::sys

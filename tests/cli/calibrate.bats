@@ -1,6 +1,7 @@
 #!/usr/bin/env bats
 # softmig calibrate, on simulated GPUs whose contexts cost what SOFTMIG_SIM says.
 
+# shellcheck disable=SC2016,SC2154 # scripts for other shells; variables of bats
 load helpers
 
 calibrate() { "$SOFTMIG" run --sim "$1" -- "$SOFTMIG" calibrate --output "$work/cost" "${@:2}"; }

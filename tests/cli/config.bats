@@ -1,6 +1,7 @@
 #!/usr/bin/env bats
 # softmig config, version and help.
 
+# shellcheck disable=SC2016,SC2154 # scripts for other shells; variables of bats
 load helpers
 
 check() {

@@ -1,6 +1,7 @@
 #!/usr/bin/env bats
 # softmig demo on the simulated GPU: every promise that it prints holds.
 
+# shellcheck disable=SC2016,SC2154 # scripts for other shells; variables of bats
 load helpers
 
 @test "the demo holds what it promises" {

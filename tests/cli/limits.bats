@@ -1,6 +1,7 @@
 #!/usr/bin/env bats
 # softmig limits: what holds here, where it comes from, what is used.
 
+# shellcheck disable=SC2016,SC2154 # scripts for other shells; variables of bats
 load helpers
 
 # A field of the JSON on standard input; devices[0] by a leading 0.

@@ -1,6 +1,7 @@
 #!/usr/bin/env bats
 # softmig run: status, signals, files, environment.
 
+# shellcheck disable=SC2016,SC2154 # scripts for other shells; variables of bats
 load helpers
 
 @test "the exit status is that of the program" {

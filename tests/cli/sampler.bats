@@ -1,6 +1,7 @@
 #!/usr/bin/env bats
 # What softmig run measures from outside: memory that the driver holds for the slice beyond the ledger.
 
+# shellcheck disable=SC2016,SC2154 # scripts for other shells; variables of bats
 load helpers
 
 # Within a slice: a worker that the library does not see takes 1 GiB, and answers stay readable.

@@ -103,5 +103,18 @@ TEST(OpenUntrusted, FollowsNoLinkAndWaitsForNobody) {
   close(fd);
 }
 
+TEST(ReadExactly, GivesAllThatWasAskedForOrNothing) {
+  const Scratch scratch;
+  const int fd = open_untrusted(scratch.write("file", "0123456789").c_str());
+  char bytes[5] = {};
+  EXPECT_TRUE(read_exactly(fd, bytes, 4, 6));
+  EXPECT_STREQ(bytes, "6789");
+  EXPECT_FALSE(read_exactly(fd, bytes, 5, 6));
+  EXPECT_FALSE(read_exactly(fd, bytes, 1, 10));
+  EXPECT_TRUE(read_exactly(fd, bytes, 0, 10));
+  close(fd);
+  EXPECT_FALSE(read_exactly(fd, bytes, 1, 0));
+}
+
 }  // namespace
 }  // namespace softmig::sys
