@@ -51,14 +51,16 @@ struct alignas(64) RegionAccount {
 };
 
 struct alignas(64) RegionSlot {
-  std::atomic<PackedOwner> owner;
-  std::atomic<uint64_t> pid_namespace;  // inode of /proc/self/ns/pid, 0 until the owner is ready
+  std::atomic<PackedOwner> owner;  // without a start time: being claimed, the rest is not valid yet
+  std::atomic<uint64_t> pid_namespace;  // inode of /proc/self/ns/pid
   std::atomic<uint32_t> uid;
   uint32_t reserved0;
-  std::atomic<uint64_t> dead_owner;     // the owner, once somebody saw that it is dead,
-  std::atomic<uint64_t> dead_since_ns;  // and when that was (CLOCK_MONOTONIC)
-  std::atomic<uint64_t> image;          // where the program's code lies: execve changes it
-  uint64_t reserved[2];
+  std::atomic<uint64_t> dead_owner;      // the owner, once somebody saw that it is dead,
+  std::atomic<uint64_t> dead_since_ns;   // and when that was (CLOCK_MONOTONIC)
+  std::atomic<uint64_t> image;           // where the program's code lies: execve changes it
+  std::atomic<uint64_t> time_namespace;  // inode of /proc/self/ns/time: start times mean nothing
+                                         // in another one
+  uint64_t reserved;
   RegionAccount device[kMaxDevices];
 };
 

@@ -47,7 +47,7 @@ bool is_usable(int fd, const Config& config) {
   if (!sys::status_of_fd(fd, &status)) return false;
   const bool mine = status.uid == sys::effective_uid() ||
                     (config.source != Source::kEnvironment && status.uid == 0);
-  return status.is_regular() && status.links == 1 && mine && status.size >= abi::kRegionSize;
+  return status.is_regular() && mine && status.size >= abi::kRegionSize;
 }
 
 abi::Region* map_region(int fd) {
@@ -112,9 +112,9 @@ int create_region_file(const char* path, uint32_t uid, uint32_t gid) {
   int error = write_region(fd);
   if (error == 0 && uid != sys::effective_uid()) error = sys::change_owner(fd, uid, gid);
   sys::close_file(fd);
-  // A link, not a rename: of two processes that start at once, one must lose and join the other.
-  if (error == 0) error = sys::link_file(temporary, path);
-  sys::remove_file(temporary);
+  // Of two processes that start at once, one must lose and join the other.
+  if (error == 0) error = sys::rename_to_new(temporary, path);
+  if (error != 0) sys::remove_file(temporary);
   return error;
 }
 

@@ -55,8 +55,12 @@ void take_objects(int fd, RegionView* view) {
   }
 }
 
+struct Namespaces {
+  uint64_t pid, time;
+};
+
 // False: nobody's slot, or that of a process which is gone.
-bool take_slot(const abi::RegionSlot& slot, const char* proc_root, uint64_t my_namespace,
+bool take_slot(const abi::RegionSlot& slot, const char* proc_root, const Namespaces& mine,
                ViewedProcess* process) {
   const abi::PackedOwner owner = word(slot.owner);
   const uint32_t pid = policy::owner_pid(owner);
@@ -65,9 +69,9 @@ bool take_slot(const abi::RegionSlot& slot, const char* proc_root, uint64_t my_n
               .uid = slot.uid.load(std::memory_order_relaxed),
               .start_ticks = policy::owner_start(owner),
               .pid_namespace = word(slot.pid_namespace)};
-  process->foreign = process->pid_namespace != 0 && process->pid_namespace != my_namespace;
-  if (proc_root != nullptr && !process->foreign &&
-      sys::is_gone(proc_root, pid, process->start_ticks)) {
+  process->foreign = process->pid_namespace != 0 && process->pid_namespace != mine.pid;
+  const uint64_t comparable = word(slot.time_namespace) == mine.time ? process->start_ticks : 0;
+  if (proc_root != nullptr && !process->foreign && sys::is_gone(proc_root, pid, comparable)) {
     return false;
   }
   for (uint32_t i = 0; i < abi::kMaxDevices; i++) {
@@ -91,7 +95,7 @@ void account_for(const abi::RegionSlot& slot, Accounted& accounted) {
 
 void take_slots(int fd, uint32_t count, const char* proc_root, RegionView* view,
                 Accounted& accounted, ViewedProcess* process, int capacity) {
-  const uint64_t my_namespace = sys::pid_namespace();
+  const Namespaces mine = {sys::pid_namespace(), sys::time_namespace()};
   abi::RegionSlot chunk[kChunkSlots];
   for (uint32_t at = 0; at < count; at += kChunkSlots) {
     const size_t wanted = count - at < kChunkSlots ? count - at : kChunkSlots;
@@ -100,7 +104,7 @@ void take_slots(int fd, uint32_t count, const char* proc_root, RegionView* view,
     for (size_t i = 0; i < wanted; i++) {
       account_for(chunk[i], accounted);
       ViewedProcess found;
-      if (!take_slot(chunk[i], proc_root, my_namespace, &found)) continue;
+      if (!take_slot(chunk[i], proc_root, mine, &found)) continue;
       view->more = view->more || view->process_count == capacity;
       if (view->process_count < capacity) process[view->process_count++] = found;
     }

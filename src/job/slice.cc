@@ -54,19 +54,18 @@ Mode Slice::decide() {
     restart_after_fork();
     return Mode::kActive;
   }
-  // A fork in the midst of start() leaves the child with a lock that nobody holds.
+  // The lock names the process that holds it: a fork in the midst of start() leaves the child one
+  // whose holder does not exist there, and the child takes it over.
   const abi::PackedOwner self =
       policy::pack_owner(static_cast<uint32_t>(sys::pid()), sys::own_start_ticks());
-  uint64_t starting = starting_.load(memory_order_acquire);
-  if (starting != 0 && starting != self && starting_.compare_exchange_strong(starting, 0)) {
-    lock_.reset();
+  uint64_t holder = 0;
+  while (!starting_.compare_exchange_weak(holder, self, memory_order_acquire)) {
+    if (holder != self) continue;
+    sys::yield();
+    holder = 0;
   }
-  Guard guard(lock_);
-  if (mode_.load(memory_order_acquire) == Mode::kUndecided) {
-    starting_.store(self, memory_order_release);
-    start();
-    starting_.store(0, memory_order_release);
-  }
+  if (mode_.load(memory_order_acquire) == Mode::kUndecided) start();
+  starting_.store(0, memory_order_release);
   return mode_.load(memory_order_acquire);
 }
 
@@ -82,6 +81,7 @@ void Slice::start() {
   fork_mark_ = sys::make_fork_mark();
   open_region(kPlaces, config_, &region_);
   pid_namespace_ = sys::pid_namespace();
+  time_namespace_ = sys::time_namespace();
   next_look_ns_.store(sys::monotonic_ns() + kLookIntervalNs, memory_order_relaxed);
   if (region_.map == nullptr) {
     log(LogLevel::kError, "no memory for the ledger: nothing is limited in this process");
@@ -104,6 +104,7 @@ void Slice::restart_after_fork() {
     owner_ = 0;
     slot_.store(-1, memory_order_release);
     pid_namespace_ = sys::pid_namespace();
+    time_namespace_ = sys::time_namespace();
     generation_.fetch_add(1, memory_order_release);
     fork_mark_->here.store(1, memory_order_release);
   }
@@ -125,12 +126,12 @@ bool Slice::join() {
       policy::reclaim_slot(*region_.map, i, owner_);
     }
   }
-  int slot =
-      policy::claim_slot(*region_.map, owner_, pid_namespace_, sys::effective_uid(), self.image);
+  const policy::Claimant claimant = {owner_, pid_namespace_, time_namespace_, sys::effective_uid(),
+                                     self.image};
+  int slot = policy::claim_slot(*region_.map, claimant);
   if (slot < 0) {
     reclaim_dead();
-    slot =
-        policy::claim_slot(*region_.map, owner_, pid_namespace_, sys::effective_uid(), self.image);
+    slot = policy::claim_slot(*region_.map, claimant);
   }
   if (slot < 0) {
     log(LogLevel::kError, "region %s: all %u places are taken", region_.path, abi::kMaxSlots);
@@ -272,6 +273,16 @@ DeviceMemory Slice::view(int device) {
   return memory(device);
 }
 
+// Where start times cannot be compared the pid alone decides: memory of the dead may then be kept
+// by whoever has that pid now, but never taken from the living.
+bool Slice::is_alive(const abi::RegionSlot& slot, abi::PackedOwner owner) const {
+  const bool claimed = policy::owner_start(owner) != 0;
+  const bool comparable = slot.time_namespace.load(memory_order_relaxed) == time_namespace_;
+  return !sys::is_gone(kPlaces.proc, policy::owner_pid(owner),
+                       comparable ? policy::owner_start(owner) : 0,
+                       claimed ? slot.image.load(memory_order_relaxed) : 0);
+}
+
 bool Slice::reclaim_dead() {
   const sys::ErrnoGuard keep_errno;
   bool just_died = false;
@@ -283,10 +294,7 @@ bool Slice::reclaim_dead() {
     if (owner == 0 || owner == owner_) continue;
     // A pid means nothing in another pid namespace: those slots are the agent's to judge.
     if (slot.pid_namespace.load(memory_order_acquire) != pid_namespace_) continue;
-    if (!sys::is_gone(kPlaces.proc, policy::owner_pid(owner), policy::owner_start(owner),
-                      slot.image.load(memory_order_relaxed))) {
-      continue;
-    }
+    if (is_alive(slot, owner)) continue;
     const uint64_t seen_dead = policy::note_death(slot, owner, now);
     if (now - seen_dead < kDeathGraceNs) {
       just_died = true;

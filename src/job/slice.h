@@ -92,6 +92,7 @@ class Slice {
   void start();
   void restart_after_fork();
   bool join();
+  bool is_alive(const abi::RegionSlot& slot, abi::PackedOwner owner) const;
   policy::Change change(int device, int64_t units);
   uint64_t room_limit(const Device& device) const;
   void apply_limits();
@@ -100,13 +101,14 @@ class Slice {
   std::atomic<Mode> mode_{Mode::kUndecided};
   std::atomic<uint32_t> generation_{0};
   sys::ForkMark* fork_mark_ = nullptr;
-  sys::Mutex lock_;                    // starting and joining
-  std::atomic<uint64_t> starting_{0};  // who is inside start(), as pack_owner
+  std::atomic<uint64_t> starting_{0};  // the lock of start(): its holder, as pack_owner
+  sys::Mutex lock_;                    // joining and looking at the config
   Config config_;
   OpenRegion region_;
   std::atomic<int> slot_{-1};
   abi::PackedOwner owner_ = 0;
   uint64_t pid_namespace_ = 0;
+  uint64_t time_namespace_ = 0;
   std::atomic<uint64_t> next_look_ns_{0};
   std::atomic<uint64_t> next_reclaim_ns_{0};
   std::atomic<uint64_t> next_search_ns_{0};

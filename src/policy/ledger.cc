@@ -204,23 +204,29 @@ Change change_use(Region& region, uint32_t writer, uint32_t device, int64_t delt
   return Change::kDone;
 }
 
-int claim_slot(Region& region, PackedOwner owner, uint64_t pid_namespace, uint32_t uid,
-               uint64_t image) {
+int claim_slot(Region& region, const Claimant& claimant) {
+  // Until the facts of the last owner are replaced, the claim is one without a start time: they
+  // must not be compared with the new owner's, who would look dead.
+  const PackedOwner claim = pack_owner(owner_pid(claimant.owner), 0);
   for (uint32_t i = 0; i < abi::kMaxSlots; i++) {
     abi::RegionSlot& slot = region.slot[i];
-    PackedOwner free = 0;
+    PackedOwner expected = 0;
     if (slot.owner.load(memory_order_relaxed) != 0 ||
-        !slot.owner.compare_exchange_strong(free, owner, memory_order_acq_rel)) {
+        !slot.owner.compare_exchange_strong(expected, claim, memory_order_acq_rel)) {
       continue;
     }
     uint32_t high = region.header.high_water.load(memory_order_relaxed);
     while (high < i + 1 && !region.header.high_water.compare_exchange_weak(high, i + 1)) {
     }
     for (auto& account : slot.device) account.contexts.store(0, memory_order_relaxed);
-    slot.uid.store(uid, memory_order_relaxed);
-    slot.image.store(image, memory_order_relaxed);
-    slot.pid_namespace.store(pid_namespace, memory_order_release);
-    return static_cast<int>(i);
+    slot.uid.store(claimant.uid, memory_order_relaxed);
+    slot.image.store(claimant.image, memory_order_relaxed);
+    slot.time_namespace.store(claimant.time_namespace, memory_order_relaxed);
+    slot.pid_namespace.store(claimant.pid_namespace, memory_order_relaxed);
+    expected = claim;
+    if (slot.owner.compare_exchange_strong(expected, claimant.owner, memory_order_acq_rel)) {
+      return static_cast<int>(i);
+    }
   }
   return -1;
 }

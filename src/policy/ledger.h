@@ -36,10 +36,18 @@ enum class Change { kDone, kRefused };
 Change change_use(abi::Region& region, uint32_t writer, uint32_t device, int64_t delta,
                   uint64_t limit);
 
-// Takes a free slot for the process `owner` (pack_owner). Returns its number, or -1 if all are
-// taken.
-int claim_slot(abi::Region& region, abi::PackedOwner owner, uint64_t pid_namespace, uint32_t uid,
-               uint64_t image = 0);
+// A process as others will find it: namespaces are inodes of /proc/self/ns, 0 if not known; the
+// image is where the program's code lies, 0 if not known.
+struct Claimant {
+  abi::PackedOwner owner = 0;
+  uint64_t pid_namespace = 0;
+  uint64_t time_namespace = 0;
+  uint32_t uid = 0;
+  uint64_t image = 0;
+};
+
+// Takes a free slot. Returns its number, or -1 if all are taken.
+int claim_slot(abi::Region& region, const Claimant& claimant);
 
 // Notes that `owner` was seen dead at `now_ns`; returns when that was first noted.
 uint64_t note_death(abi::RegionSlot& slot, abi::PackedOwner owner, uint64_t now_ns);

@@ -34,8 +34,13 @@ int change_owner(int fd, uint32_t uid, uint32_t gid) {
   return error_of(syscall(SYS_fchown, fd, uid, gid));
 }
 
-int link_file(const char* from, const char* to) {
-  return error_of(syscall(SYS_linkat, AT_FDCWD, from, AT_FDCWD, to, 0));
+int rename_to_new(const char* from, const char* to) {
+  constexpr unsigned int kNoReplace = 1;  // RENAME_NOREPLACE, newer than the oldest headers
+  const int error = error_of(syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, kNoReplace));
+  if (error != EINVAL && error != ENOSYS) return error;
+  if (const int refused = error_of(syscall(SYS_linkat, AT_FDCWD, from, AT_FDCWD, to, 0)))
+    return refused;
+  return remove_file(from);
 }
 
 int remove_file(const char* path) { return error_of(syscall(SYS_unlinkat, AT_FDCWD, path, 0)); }

@@ -15,7 +15,9 @@ int open_to_write(const char* path);
 // done.
 int make_sparse(int fd, size_t bytes, size_t reserved);
 int change_owner(int fd, uint32_t uid, uint32_t gid);
-int link_file(const char* from, const char* to);
+// EEXIST if `to` is there. Atomic: nobody sees a file of two names, except on file systems that
+// cannot rename without replacing (NFS).
+int rename_to_new(const char* from, const char* to);
 int remove_file(const char* path);
 
 }  // namespace softmig::sys

@@ -26,7 +26,7 @@ class LedgerTest : public testing::Test {
   void TearDown() override { munmap(region_, abi::kRegionSize); }
 
   uint32_t claim(uint32_t pid) {
-    const int slot = claim_slot(*region_, pack_owner(pid, pid * 7), 1, 1000);
+    const int slot = claim_slot(*region_, {.owner = pack_owner(pid, pid * 7), .pid_namespace = 1});
     EXPECT_GE(slot, 0);
     return static_cast<uint32_t>(slot);
   }
@@ -190,7 +190,8 @@ TEST_F(LedgerTest, KilledAtRandomInstantsNothingIsLostOrInvented) {
       ASSERT_GE(child, 0);
       if (child == 0) {
         const auto self = static_cast<uint32_t>(getpid());
-        const int slot = claim_slot(*region_, pack_owner(self, self * 7), 1, 1);
+        const int slot =
+            claim_slot(*region_, {.owner = pack_owner(self, self * 7), .pid_namespace = 1});
         for (uint32_t i = 0;; i++) change_use(*region_, slot, 0, i % 3 == 2 ? -8 : 4, kNoLimit);
       }
     }
@@ -203,6 +204,20 @@ TEST_F(LedgerTest, KilledAtRandomInstantsNothingIsLostOrInvented) {
     other.join();
     ASSERT_EQ(used(), 17u) << "round " << round;
   }
+}
+
+TEST_F(LedgerTest, AClaimIsNotJudgedByWhatTheLastOwnerLeft) {
+  const auto old_owner = pack_owner(5, 500), next_owner = pack_owner(6, 600);
+  const int slot = claim_slot(*region_, {.owner = old_owner, .pid_namespace = 1, .image = 0x111});
+  reclaim_slot(*region_, slot, old_owner);
+  ASSERT_EQ(
+      claim_slot(*region_,
+                 {.owner = next_owner, .pid_namespace = 2, .time_namespace = 3, .image = 0x222}),
+      slot);
+  EXPECT_EQ(region_->slot[slot].owner, next_owner);
+  EXPECT_EQ(region_->slot[slot].pid_namespace, 2u);
+  EXPECT_EQ(region_->slot[slot].time_namespace, 3u);
+  EXPECT_EQ(region_->slot[slot].image, 0x222u);
 }
 
 TEST_F(LedgerTest, AnExportIsChargedOnceUntilItsLastHolderLetsGo) {

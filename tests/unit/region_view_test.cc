@@ -38,7 +38,10 @@ class Viewed : public ::testing::Test {
   // A process with `units` of the first device.
   int add(uint32_t pid, uint64_t start, uint64_t pid_namespace, uint32_t units) {
     const int device = policy::region_device(*map_, 77);
-    const int slot = policy::claim_slot(*map_, policy::pack_owner(pid, start), pid_namespace, 1000);
+    const int slot = policy::claim_slot(*map_, {.owner = policy::pack_owner(pid, start),
+                                                .pid_namespace = pid_namespace,
+                                                .time_namespace = sys::time_namespace(),
+                                                .uid = 1000});
     EXPECT_EQ(policy::change_use(*map_, slot, device, units, policy::kNoLimit),
               policy::Change::kDone);
     return slot;
