@@ -50,7 +50,8 @@ def arguments():
     parser.add_argument("--group", action="append", help="only these groups")
     parser.add_argument("--only", metavar="REGEX", help="only cases whose name matches")
     parser.add_argument("--list", action="store_true", help="name the cases and stop")
-    parser.add_argument("--jobs", type=int, help="cases at a time (the card: 1)")
+    parser.add_argument("--jobs", type=int, help="cases at a time (the card: 1; with more, "
+                        "only the driver's list of processes is judged, not the card's total)")
     parser.add_argument("--out", metavar="DIR", help="where results.jsonl goes")
     return parser.parse_args()
 

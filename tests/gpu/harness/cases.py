@@ -106,7 +106,7 @@ def usable(case, place, lines, seen):
         got = line["granted"]
         # The driver rounds shapes up, and a pool breaks random sizes: there the card's word counts.
         if route not in DENSE or size == "mixed":
-            got = max(got, seen["device"] - cost)
+            got = max(got, seen["device" if place.alone else "processes"] - cost)
         if got < least:
             return (
                 f"{line['lookup']}: only {got / MIB:.0f} of {room / MIB:.0f} MiB granted "
@@ -196,6 +196,15 @@ def kills(quick):
             witness="report" if mode == "fork_child" else "limit",
         )
         for mode in ("random", "fork_child", "close_range")
+    ] + [
+        Case(
+            "kill/native",
+            ["kill", "native", rounds],
+            None,
+            timeout=60 + 4 * rounds,
+            witness="report",
+            in_slice=False,
+        )
     ]
 
 

@@ -22,6 +22,8 @@ class Place:
         self.preload = None if options.no_preload else os.path.join(self.build, "libsoftmig.so")
         self.user = pwd.getpwnam(options.user).pw_uid if options.user else None
         self.context_cost = options.context_cost
+        # On a card that other cases use as well its total says nothing about one of them.
+        self.alone = not options.real or (options.jobs or 1) == 1
         self.root = tempfile.mkdtemp(prefix=f"softmig-gpu-{number}-")
         os.chmod(self.root, 0o755)
         self.count = 0
