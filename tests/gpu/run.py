@@ -14,6 +14,7 @@ import json
 import os
 import queue
 import re
+import signal
 import sys
 import threading
 import time
@@ -23,7 +24,7 @@ sys.dont_write_bytecode = True
 
 from harness import cases as all_cases  # noqa: E402
 from harness import frameworks  # noqa: E402
-from harness.case import run_case  # noqa: E402
+from harness.case import kill_session, run_case  # noqa: E402
 from harness.place import MIB, Place  # noqa: E402
 from harness.witness import Witness  # noqa: E402
 
@@ -50,8 +51,7 @@ def arguments():
     parser.add_argument("--group", action="append", help="only these groups")
     parser.add_argument("--only", metavar="REGEX", help="only cases whose name matches")
     parser.add_argument("--list", action="store_true", help="name the cases and stop")
-    parser.add_argument("--jobs", type=int, help="cases at a time (the card: 1; with more, "
-                        "only the driver's list of processes is judged, not the card's total)")
+    parser.add_argument("--jobs", type=int, help="cases at a time (the card: 1)")
     parser.add_argument("--out", metavar="DIR", help="where results.jsonl goes")
     return parser.parse_args()
 
@@ -145,12 +145,19 @@ class Workers:
                 self.out.flush()
 
 
+def end_all(*_):
+    for session in Place.sessions:
+        kill_session(session)
+    os._exit(1)
+
+
 def main():
     options = arguments()
     cases = chosen(options)
     if options.list:
         print("\n".join(case.name for case in cases))
         return 0
+    signal.signal(signal.SIGTERM, end_all)
     start = time.monotonic()
     workers = Workers(options, cases)
     workers.run()

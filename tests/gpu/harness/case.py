@@ -150,7 +150,7 @@ def verdict(case, place, status, lines, seen):
     if status < 0:
         return f"died of signal {-status}"
     if case.limit is not None and case.witness == "limit":
-        for what in ("processes", "device") if place.alone else ("processes",):
+        for what in ("processes", "device"):
             if seen[what] > case.limit:
                 return f"above the limit: the witness saw {what} at {seen[what] / 2**20:.1f} MiB"
     if status not in (0, SKIPPED):

@@ -106,7 +106,7 @@ def usable(case, place, lines, seen):
         got = line["granted"]
         # The driver rounds shapes up, and a pool breaks random sizes: there the card's word counts.
         if route not in DENSE or size == "mixed":
-            got = max(got, seen["device" if place.alone else "processes"] - cost)
+            got = max(got, seen["device"] - cost)
         if got < least:
             return (
                 f"{line['lookup']}: only {got / MIB:.0f} of {room / MIB:.0f} MiB granted "

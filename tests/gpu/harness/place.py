@@ -15,6 +15,8 @@ KEPT_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TERM", "TZ")
 class Place:
     """One node on which slices can be made. Every worker has its own."""
 
+    sessions = []  # of all places: what a run that is told to end takes with it
+
     def __init__(self, options, number):
         self.build = os.path.abspath(options.build)
         self.sim = options.sim
@@ -22,8 +24,6 @@ class Place:
         self.preload = None if options.no_preload else os.path.join(self.build, "libsoftmig.so")
         self.user = pwd.getpwnam(options.user).pw_uid if options.user else None
         self.context_cost = options.context_cost
-        # On a card that other cases use as well its total says nothing about one of them.
-        self.alone = not options.real or (options.jobs or 1) == 1
         self.root = tempfile.mkdtemp(prefix=f"softmig-gpu-{number}-")
         os.chmod(self.root, 0o755)
         self.count = 0
@@ -90,9 +90,11 @@ class Place:
         """Starts a program in a session of its own, as the test's user unless `outside`."""
         if self.user is not None and not outside:
             popen.update(user=self.user, group=self.user, extra_groups=[])
-        return subprocess.Popen(
+        process = subprocess.Popen(
             arguments, env=env, start_new_session=True, cwd="/", stdin=subprocess.DEVNULL, **popen
         )
+        self.sessions.append(process.pid)
+        return process
 
     def measure_context(self):
         """What one context takes from a slice, as the slice shows it; None without a slice."""
