@@ -66,6 +66,7 @@ int main_with(std::vector<std::string> words) {
   add_gpu_worker(app, &status);
   add_calibrate(app, &status);
   add_config(app, &status);
+  add_setup(app, &status);
   add_version(app, &status);
   std::reverse(words.begin(), words.end());  // as CLI11 wants them
   try {
