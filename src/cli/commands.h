@@ -17,6 +17,7 @@ void add_calibrate(CLI::App& app, int* status);
 void add_config(CLI::App& app, int* status);
 void add_demo(CLI::App& app, int* status);
 void add_gpu_worker(CLI::App& app, int* status);
+void add_doctor(CLI::App& app, int* status);
 void add_setup(CLI::App& app, int* status);
 void add_version(CLI::App& app, int* status);
 
