@@ -23,7 +23,7 @@ void Table::enter() {
 }
 
 Table::Entry* Table::locate(uint64_t key) {
-  if (capacity_ == 0) return nullptr;
+  if (capacity_ == 0 || key == 0) return nullptr;  // 0 marks a free place, and is nobody's key
   for (uint64_t i = slot_of(key);; i = (i + 1) & (capacity_ - 1)) {
     if (entries_[i].key == key) return &entries_[i];
     if (entries_[i].key == 0) return nullptr;

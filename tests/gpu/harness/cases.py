@@ -69,6 +69,7 @@ LIFECYCLE = [
     "pool_threshold",
     "capture_survives",
     "wrong_arguments",
+    "null_handles",
     "huge_sizes",
     "planar_array",
     "before_initialisation",

@@ -1,4 +1,6 @@
 // Wrong arguments: the driver's own answer comes through and no figure moves.
+#include <vector>
+
 #include "lifecycle/checks.h"
 
 namespace softmig::gpu_test {
@@ -34,6 +36,28 @@ void wrong_arguments(Checks::Report& report) {
   report.expect(d.cuMemAllocPitch_v2(&address, &pitch, 0, 10, 4) != CUDA_SUCCESS,
                 "cuMemAllocPitch of no width succeeded");
   report.equal(s.free_bytes(), before, "free at the end");
+}
+
+// Null where a handle or an address belongs, as clean-up code gives it: the tables of what is held
+// must neither find something there nor lose count of what they hold.
+void null_handles(Checks::Report& report) {
+  constexpr int kPieces = 150, kNulls = 100;
+  Session s;
+  if (!open(&s, report)) return;
+  const Driver& d = s.driver;
+  const uint64_t before = s.free_bytes();
+  std::vector<CUdeviceptr> pieces(kPieces);
+  for (CUdeviceptr& piece : pieces) d.cuMemAlloc_v2(&piece, 4096);
+  for (int i = 0; i < kNulls; ++i) {
+    d.cuMemFree_v2(0);
+    d.cuMemFreeAsync(0, nullptr);
+  }
+  for (int i = 0; i < 4 * kPieces; ++i) d.cuMemAlloc_v2(&pieces.emplace_back(), 4096);
+  for (const CUdeviceptr piece : pieces) {
+    if (!report.result(d.cuMemFree_v2(piece), CUDA_SUCCESS, "cuMemFree")) return;
+  }
+  report.equal(s.free_bytes(), before, "free at the end");
+  report.expect(d.cuMemPoolDestroy(nullptr) != CUDA_SUCCESS, "no pool was destroyed");
 }
 
 // Sizes whose sums and products overflow must not wrap around into something small.
@@ -110,6 +134,7 @@ void before_initialisation(Checks::Report& report) {
 
 void add_error_checks(Checks* checks) {
   checks->add("wrong_arguments", wrong_arguments);
+  checks->add("null_handles", null_handles);
   checks->add("huge_sizes", huge_sizes);
   checks->add("planar_array", planar_array);
   checks->add("before_initialisation", before_initialisation);
