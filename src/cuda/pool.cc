@@ -8,10 +8,15 @@ SM_DRIVER(cuMemFreeAsync);
 namespace softmig::cuda {
 namespace {
 
+// More than any device has. Beyond it the signed sums of pool_account.cc would turn around: a
+// negative size (an overflow in the program) would add to what may still be allocated.
+constexpr uint64_t kMostBytes = uint64_t{1} << 44;
+
 template <typename Call>
 [[gnu::noinline]] CUresult allocate_from(int device, CUdeviceptr* out, uint64_t bytes,
                                          CUstream stream, Call call) {
   if (device < 0 || out == nullptr || bytes == 0) return call();
+  if (bytes > kMostBytes) return CUDA_ERROR_OUT_OF_MEMORY;
   PoolAdmission admission(device, bytes, stream);
   if (admission.refused()) {
     admission.finish(false);

@@ -71,6 +71,7 @@ LIFECYCLE = [
     "wrong_arguments",
     "null_handles",
     "huge_sizes",
+    "negative_sizes",
     "planar_array",
     "before_initialisation",
     "racing_first_call",

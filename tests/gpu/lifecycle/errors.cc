@@ -93,6 +93,25 @@ void huge_sizes(Checks::Report& report) {
   expect_exactly_free(s, report, "afterwards");
 }
 
+// A size that became negative is refused and makes no room for others.
+void negative_sizes(Checks::Report& report) {
+  Session s;
+  if (!open(&s, report)) return;
+  const Driver& d = s.driver;
+  const uint64_t room = takable(s.free_bytes());
+  if (!report.expect(room > 0, "no limit is in force")) return;
+  CUdeviceptr address = 0;
+  for (uint64_t bytes : {-kGiB, -(8 * kGiB), uint64_t{3} << 62}) {
+    report.expect(is_refusal(d.cuMemAllocAsync(&address, bytes, nullptr)),
+                  "cuMemAllocAsync of " + std::to_string(bytes));
+  }
+  uint64_t taken = 0;
+  while (taken <= room && d.cuMemAllocAsync(&address, 64 * kMiB, nullptr) == CUDA_SUCCESS) {
+    taken += 64 * kMiB;
+  }
+  report.expect(taken <= room, "stream-ordered memory beyond the limit");
+}
+
 // A format that no table of old knows (two planes, subsampled).
 void planar_array(Checks::Report& report) {
   Session s;
@@ -136,6 +155,7 @@ void add_error_checks(Checks* checks) {
   checks->add("wrong_arguments", wrong_arguments);
   checks->add("null_handles", null_handles);
   checks->add("huge_sizes", huge_sizes);
+  checks->add("negative_sizes", negative_sizes);
   checks->add("planar_array", planar_array);
   checks->add("before_initialisation", before_initialisation);
 }
