@@ -32,6 +32,15 @@ uint64_t add(uint64_t a, uint64_t b) { return a + b >= a ? a + b : UINT64_MAX; }
 // --- ELF: the sections .nv.global (zeroed) and .nv.global.init
 
 constexpr uint64_t kElfHeader = 64, kSectionHeader = 64;
+constexpr uint8_t kElf64 = 2;
+constexpr uint16_t kCudaMachine = 190;
+
+// The sizes that any other file states are not those of memory that can be read: the driver refuses
+// it by these two fields, before it looks further.
+bool is_cubin(Bytes header) {
+  return read<uint32_t>(header, 0) == kElfMagic && read<uint8_t>(header, 4) == kElf64 &&
+         read<uint16_t>(header, 0x12) == kCudaMachine;
+}
 
 struct Sections {
   uint64_t offset, count, names;  // names: offset of the section name strings
@@ -96,7 +105,8 @@ uint64_t elf_size(Bytes header) {
 class Words {
  public:
   explicit Words(std::string_view text) : text_(text) {}
-  // Next word, bracket or punctuation mark; empty at the end. Comments are skipped.
+  // Next word, bracket or punctuation mark; empty at the end. Comments and
+  // quoted texts are skipped.
   std::string_view next() {
     skip();
     if (text_.empty()) return {};
@@ -124,6 +134,9 @@ class Words {
       } else if (text_.starts_with("/*")) {
         end = text_.find("*/");
         if (end != text_.npos) end += 2;
+      } else if (text_.starts_with('"')) {  // the name of a file may look like anything
+        end = text_.find('"', 1);
+        if (end != text_.npos) end += 1;
       } else {
         return;
       }
@@ -185,11 +198,12 @@ uint64_t declared_bytes(Words& words) {
   return total;
 }
 
+// Bodies of functions and initialisers of constants stand between the declarations and hold none:
+// there ".global" is only ever a part of longer words such as "ld.global.u32".
 uint64_t globals_in_ptx(std::string_view text) {
   Words words(text);
   uint64_t bytes = 0;
   for (std::string_view word = words.next(); !word.empty(); word = words.next()) {
-    if (word == "{") return bytes;  // functions begin: no globals are declared after the first body
     if (word == ".global") bytes = add(bytes, declared_bytes(words));
   }
   return bytes;
@@ -198,7 +212,7 @@ uint64_t globals_in_ptx(std::string_view text) {
 // --- fat binary: a header of 16 bytes, then parts, each with a header of its own
 
 uint64_t globals_in_part(uint16_t kind, Bytes data) {
-  if (kind == kKindElf && read<uint32_t>(data, 0) == kElfMagic) return globals_in_elf(data);
+  if (kind == kKindElf && is_cubin(data)) return globals_in_elf(data);
   if (kind == kKindPtx) {
     return globals_in_ptx({reinterpret_cast<const char*>(data.data()), data.size()});
   }
@@ -229,7 +243,7 @@ uint64_t globals_in_fatbin(Bytes fatbin) {
 uint64_t globals_in(Bytes image) {
   switch (read<uint32_t>(image, 0)) {
     case kElfMagic:
-      return globals_in_elf(image);
+      return is_cubin(image) ? globals_in_elf(image) : 0;
     case kFatbinMagic:
       return globals_in_fatbin(image);
     default:
@@ -250,7 +264,10 @@ uint64_t image_size(const void* image) {
   const auto* bytes = static_cast<const uint8_t*>(image);
   uint32_t magic;
   __builtin_memcpy(&magic, image, sizeof magic);
-  if (magic == kElfMagic) return elf_size({bytes, kElfHeader});
+  if (magic == kElfMagic) {
+    const Bytes header(bytes, kElfHeader);
+    return is_cubin(header) ? elf_size(header) : kElfHeader;
+  }
   if (magic == kFatbinMagic) {
     const Bytes header(bytes, 16);
     return read<uint16_t>(header, 6) + read<uint64_t>(header, 8);

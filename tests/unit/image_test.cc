@@ -35,6 +35,14 @@ TEST(ImageTest, CommentsAndWhatIsNoGlobalDoNotCount) {
             0u);
 }
 
+TEST(ImageTest, WhatStandsBeforeAVariableDoesNotHideIt) {
+  EXPECT_EQ(globals_in_text(".const .b8 t[4] = {1, 2, 3, 4};\n.global .b8 big[5368709120];"),
+            5368709120u);
+  EXPECT_EQ(globals_in_text(".func f() { ld.global.u32 r, [a]; ret; } .global .b8 big[100];"), 100u);
+  EXPECT_EQ(globals_in_text(".file 1 \"/a{b/*c//d;.global .b8 x[7];\"\n.global .b8 big[100];"),
+            100u);
+}
+
 TEST(ImageTest, TextsCutAnywhereAreReadWithoutHarm) {
   const std::string text = ".global .align 4 .b8 a[0xffffffffffffffff][99]; .global .f32 x = 1;";
   for (size_t n = 0; n <= text.size(); n++) globals_in_text(text.substr(0, n));
@@ -48,6 +56,8 @@ std::vector<uint8_t> make_elf(uint64_t global_bytes) {
               "\x7f"
               "ELF",
               4);
+  put(4, uint8_t{2});
+  put(0x12, uint16_t{190});
   const uint64_t names = 64 + 3 * 64;
   put(0x28, uint64_t{64});
   put(0x3c, uint16_t{3});
@@ -72,6 +82,18 @@ TEST(ImageTest, ASymbolBeyondTheEndOfItsSectionCounts) {
   put(symbol + 6, uint16_t{2});
   put(symbol + 16, uint64_t{5} << 30);
   EXPECT_EQ(globals_in(elf), uint64_t{5} << 30);
+}
+
+// What is no cubin states sizes of its own, which may lie beyond the memory that holds it.
+TEST(ImageTest, OtherElfFilesAreNotReadBeyondTheirHeader) {
+  for (const size_t field : {size_t{4}, size_t{0x12}}) {
+    std::vector<uint8_t> elf = make_elf(1 << 30);
+    elf[field] = 1;
+    const uint64_t far = uint64_t{1} << 40;
+    std::memcpy(&elf[0x28], &far, sizeof far);
+    EXPECT_EQ(image_size(elf.data()), 64u);
+    EXPECT_EQ(globals_in(elf), 0u);
+  }
 }
 
 TEST(ImageTest, OfAFatBinaryTheLargestPartCounts) {
