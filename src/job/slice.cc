@@ -141,11 +141,17 @@ bool Slice::join() {
   return true;
 }
 
-int Slice::add_device(const policy::Uuid& uuid, int ordinal) {
+int Slice::add_device(const policy::Uuid& uuid, int ordinal) { return enter(uuid, ordinal, false); }
+int Slice::add_device_by_guess(const policy::Uuid& uuid, int guess) {
+  return enter(uuid, guess, true);
+}
+
+int Slice::enter(const policy::Uuid& uuid, int ordinal, bool is_guess) {
   const sys::ErrnoGuard keep_errno;
   const uint64_t key = device_key(uuid);
   const int device = policy::region_device(*region_.map, key);
   if (device < 0) return -1;
+  if (is_guess && devices_[device].key != 0) return device;
   devices_[device].limit_index = policy::device_index(config_.settings, uuid, ordinal);
   devices_[device].key = key;
   if (device >= device_count_.load(memory_order_relaxed)) device_count_.store(device + 1);

@@ -41,6 +41,9 @@ class Slice {
   // Enters a GPU; `ordinal` is its place in the job's device order or -1. Returns its index in the
   // region, or -1 if the region is full of devices.
   int add_device(const policy::Uuid& uuid, int ordinal);
+  // The same by somebody who counts devices in an order that may be another (NVML): `guess` holds
+  // until add_device says better, and never replaces what that has said.
+  int add_device_by_guess(const policy::Uuid& uuid, int guess);
   uint64_t device_name(int device) const { return devices_[device].key; }
 
   // Takes `bytes` of a device for this process. False: the limit, all looked for dead processes
@@ -95,6 +98,7 @@ class Slice {
   bool is_alive(const abi::RegionSlot& slot, abi::PackedOwner owner) const;
   policy::Change change(int device, int64_t units);
   uint64_t room_limit(const Device& device) const;
+  int enter(const policy::Uuid& uuid, int ordinal, bool is_guess);
   void apply_limits();
   void read_extra();
 

@@ -23,7 +23,7 @@ int enter_device(nvmlDevice_t handle) {
     return -1;
   }
   const bool has_index = next_nvmlDeviceGetIndex(handle, &index) == NVML_SUCCESS;
-  return slice().add_device(uuid, has_index ? static_cast<int>(index) : -1);
+  return slice().add_device_by_guess(uuid, has_index ? static_cast<int>(index) : -1);
 }
 
 }  // namespace

@@ -318,6 +318,20 @@ def views(_quick):
             root_only=True,
         )
     )
+    cases.append(
+        Case(
+            "views/order_of_nvml",
+            ["views", "order_of_nvml"],
+            None,
+            variables={
+                "CUDA_DEVICE_MEMORY_LIMIT_0": str(LIMIT),
+                "CUDA_DEVICE_MEMORY_LIMIT_1": str(2 * LIMIT),
+                "TEST_LIMIT": str(LIMIT),
+            },
+            sim="1x16G:t4+1x80G:h100",
+            witness="report",
+        )
+    )
     return cases + per_device()
 
 

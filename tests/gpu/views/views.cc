@@ -378,6 +378,21 @@ void per_device(Checks::Report& report) {
   }
 }
 
+// On a node whose cards CUDA counts fastest first and NVML by bus, a look at NVML must not give a
+// card the limit of another.
+void order_of_nvml(Checks::Report& report) {
+  Session s;
+  Nvml nvml;
+  nvmlDevice_t device = nullptr;
+  if (!open(&s, report) || !open_nvml(s, &nvml, &device, report)) return;
+  const uint64_t before = s.total_bytes();
+  nvmlMemory_t memory{};
+  nvml.nvmlDeviceGetMemoryInfo(device, &memory);
+  report.equal(before, number_from("TEST_LIMIT"), "total of CUDA's device 0");
+  report.equal(memory.total, before, "total of the same card in NVML");
+  report.equal(s.total_bytes(), before, "total after a look at NVML");
+}
+
 // Waits for the total to become another one; returns it, and in *delay how long after the config
 // was rewritten that was.
 uint64_t next_total(const Session& s, uint64_t old, double* delay) {
@@ -441,6 +456,7 @@ int main(int argc, char** argv) {
   checks.add("process_lists", process_lists);
   checks.add("utilisation_lists", utilisation_lists);
   checks.add("per_device", per_device);
+  checks.add("order_of_nvml", order_of_nvml);
   checks.add("live_limit", live_limit);
   checks.add_hidden("_busy", busy);
   checks.add_hidden("_uuids", uuids);
