@@ -195,8 +195,8 @@ class Run {
 
   void simulate() {
     const std::string folder = find_simulator(options_.sim_cuda);
-    if (folder.find(':') != std::string::npos) {
-      throw Failure(folder + ": a path with a colon cannot stand in LD_LIBRARY_PATH");
+    if (folder.find_first_of(":;$") != std::string::npos) {
+      throw Failure(folder + ": a path with one of : ; $ cannot stand in LD_LIBRARY_PATH");
     }
     // The machine's own choice of devices means nothing on other devices.
     environment_.remove("CUDA_VISIBLE_DEVICES");
@@ -229,9 +229,17 @@ class Run {
     }
     std::string library = find_library(options_.library);
     say("library " + library);
-    // LD_PRELOAD knows no quotes: a path with a blank goes by a name without.
-    if (library.find_first_of(" :") != std::string::npos) {
+    // LD_PRELOAD knows no quotes: a path with a blank goes by a name without. A wrong name there is
+    // ignored by the dynamic loader, and the program would run without limits.
+    constexpr const char* kSpecial = " :$";
+    if (library.find_first_of(kSpecial) != std::string::npos) {
       const std::string link = slice_->path() + "/libsoftmig.so";
+      if (link.find_first_of(kSpecial) != std::string::npos) {
+        throw Failure(fmt::format("{}: a path with a blank or one of : $ cannot stand in LD_PRELOAD, "
+                                  "and {} is none without",
+                                  library, slice_->path()),
+                      "unset SLURM_TMPDIR, or put the library elsewhere (--library PATH)");
+      }
       if (symlink(library.c_str(), link.c_str()) != 0) throw Failure(with_errno(link, errno));
       library = link;
     }

@@ -121,6 +121,8 @@ SHOW
   cp "$(dirname "$SOFTMIG")/libsoftmig.so" "$work/a b/"
   run -0 sliced --library "$work/a b/libsoftmig.so" -- sh -c 'grep -c "a b/libsoftmig.so" /proc/self/maps'
   [ "${lines[0]}" -gt 0 ]
+  SLURM_TMPDIR="$work/a b" run -125 sliced --library "$work/a b/libsoftmig.so" -- true
+  [[ "$output" == *"cannot stand in LD_PRELOAD"* ]]
   run -125 sliced --library /nowhere.so -- true
   [[ "$output" == *"--library /nowhere.so: no such file"* ]]
   echo text >"$work/libsoftmig.so"
