@@ -42,6 +42,19 @@ int write_region(int fd) {
   return 0;
 }
 
+// A process of root in somebody's job, say a query of NVML in a prolog, must not be the one who makes
+// the region: the job's user could not open it, and each of his processes would count for itself.
+bool may_make(const char* path, const Config& config) {
+  if (sys::effective_uid() != 0) return true;
+  if (config.settings.uid_set && config.settings.uid != 0) return false;
+  char folder[kMaxPath];
+  base::Text text(folder);
+  const std::string_view name(path);
+  text.add(base::head(name, name.rfind('/')));
+  sys::FileStatus status;
+  return !text.overflowed() && sys::status_of_path(folder, &status) && status.uid == 0;
+}
+
 bool is_usable(int fd, const Config& config) {
   sys::FileStatus status;
   if (!sys::status_of_fd(fd, &status)) return false;
@@ -123,6 +136,7 @@ void open_region(const Places& places, const Config& config, OpenRegion* region)
     for (int attempt = 0; attempt < 3 && region->map == nullptr; attempt++) {
       const int fd = sys::open_to_write(region->path);
       if (fd < 0 && errno == ENOENT) {
+        if (!may_make(region->path, config)) break;
         const int error = create_region_file(region->path, sys::effective_uid(), 0);
         if (error != 0 && error != EEXIST) break;
         continue;

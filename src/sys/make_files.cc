@@ -18,7 +18,12 @@ int error_of(long result) { return result == 0 ? 0 : errno; }
 
 }  // namespace
 
-int create_file(const char* path, uint32_t mode) { return open_with(path, O_CREAT | O_EXCL, mode); }
+// The mode that was asked for, whatever the umask is: others open the file by its name.
+int create_file(const char* path, uint32_t mode) {
+  const int fd = open_with(path, O_CREAT | O_EXCL, mode);
+  if (fd >= 0) syscall(SYS_fchmod, fd, mode);
+  return fd;
+}
 int open_to_write(const char* path) { return open_with(path, 0, 0); }
 
 int make_sparse(int fd, size_t bytes, size_t reserved) {

@@ -66,6 +66,33 @@ TEST(OpenRegion, AllWhoStartAtOnceShareOneFile) {
   munmap(shared, sizeof(Gate));
 }
 
+TEST(OpenRegion, RootMakesNoneInTheFolderOfAnother) {
+  if (geteuid() != 0) GTEST_SKIP() << "needs root";
+  const Scratch scratch;
+  const std::string path = scratch.path("region");
+  ASSERT_EQ(chown(scratch.path().c_str(), 65534, 65534), 0);
+  setenv("SOFTMIG_REGION", path.c_str(), 1);
+  Config config;
+  config.source = Source::kEnvironment;
+  OpenRegion region;
+  open_region({}, config, &region);
+  EXPECT_FALSE(region.shared);
+  EXPECT_NE(region.map, nullptr);
+  EXPECT_NE(access(path.c_str(), F_OK), 0);
+  unsetenv("SOFTMIG_REGION");
+}
+
+TEST(CreateRegionFile, TheUmaskDoesNotMatter) {
+  const Scratch scratch;
+  const std::string path = scratch.path("region");
+  const mode_t before = umask(0777);
+  EXPECT_EQ(create_region_file(path.c_str(), geteuid(), getegid()), 0);
+  umask(before);
+  struct stat status;
+  ASSERT_EQ(stat(path.c_str(), &status), 0);
+  EXPECT_EQ(status.st_mode & 07777, 0600u);
+}
+
 TEST(CreateRegionFile, NobodySeesAFileOfTwoNames) {
   const Scratch scratch;
   const std::string path = scratch.path("region");
