@@ -235,10 +235,11 @@ class Run {
     if (library.find_first_of(kSpecial) != std::string::npos) {
       const std::string link = slice_->path() + "/libsoftmig.so";
       if (link.find_first_of(kSpecial) != std::string::npos) {
-        throw Failure(fmt::format("{}: a path with a blank or one of : $ cannot stand in LD_PRELOAD, "
-                                  "and {} is none without",
-                                  library, slice_->path()),
-                      "unset SLURM_TMPDIR, or put the library elsewhere (--library PATH)");
+        throw Failure(
+            fmt::format("{}: a path with a blank or one of : $ cannot stand in LD_PRELOAD, "
+                        "and {} is none without",
+                        library, slice_->path()),
+            "unset SLURM_TMPDIR, or put the library elsewhere (--library PATH)");
       }
       if (symlink(library.c_str(), link.c_str()) != 0) throw Failure(with_errno(link, errno));
       library = link;

@@ -42,8 +42,9 @@ int write_region(int fd) {
   return 0;
 }
 
-// A process of root in somebody's job, say a query of NVML in a prolog, must not be the one who makes
-// the region: the job's user could not open it, and each of his processes would count for itself.
+// A process of root in somebody's job, say a query of NVML in a prolog, must not be the one who
+// makes the region: the job's user could not open it, and each of his processes would count for
+// itself.
 bool may_make(const char* path, const Config& config) {
   if (sys::effective_uid() != 0) return true;
   if (config.settings.uid_set && config.settings.uid != 0) return false;

@@ -38,7 +38,8 @@ TEST(ImageTest, CommentsAndWhatIsNoGlobalDoNotCount) {
 TEST(ImageTest, WhatStandsBeforeAVariableDoesNotHideIt) {
   EXPECT_EQ(globals_in_text(".const .b8 t[4] = {1, 2, 3, 4};\n.global .b8 big[5368709120];"),
             5368709120u);
-  EXPECT_EQ(globals_in_text(".func f() { ld.global.u32 r, [a]; ret; } .global .b8 big[100];"), 100u);
+  EXPECT_EQ(globals_in_text(".func f() { ld.global.u32 r, [a]; ret; } .global .b8 big[100];"),
+            100u);
   EXPECT_EQ(globals_in_text(".file 1 \"/a{b/*c//d;.global .b8 x[7];\"\n.global .b8 big[100];"),
             100u);
 }
