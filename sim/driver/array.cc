@@ -135,7 +135,7 @@ void retire(Array* array) {
 CUresult destroy(Call& call, Array* array) {
   if (call.forbidden_in_capture()) return call.code();
   if (!array->context->alive) return CUDA_ERROR_CONTEXT_IS_DESTROYED;
-  call.wait_until(context_tail(array->context));
+  wait_for(call, context_work(*array->context));
   if (array->mark == kDead) return CUDA_ERROR_INVALID_HANDLE;
   if (array->address != 0) free_linear(array->address);
   array->context->arrays.erase(array);

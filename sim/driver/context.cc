@@ -21,6 +21,10 @@ Context* make_context(Device* device, unsigned int flags, unsigned int api_versi
 
 CUresult wake(Context* context) {
   if (!driver().process->take_context(context->device->index)) return CUDA_ERROR_OUT_OF_MEMORY;
+  if (!open_queues(context)) {
+    driver().process->give_context(context->device->index);
+    return CUDA_ERROR_OUT_OF_MEMORY;
+  }
   context->alive = true;
   context->limits = Limits();
   context->device->contexts++;
@@ -35,6 +39,7 @@ CUresult wake(Context* context) {
 void kill(Context* context) {
   if (!context->alive) return;
   context->alive = false;
+  close_queues(context);
   retire_streams(context);
   retire_arrays(context);
   retire_modules(context);
@@ -46,8 +51,6 @@ void kill(Context* context) {
   }
   if (context->listed != 0) driver().process->give(device->index, context->listed);
   context->listed = 0;
-  context->blocking_tail = 0;
-  context->retired_tail = 0;
   driver().process->give_context(device->index);
 }
 
@@ -74,7 +77,7 @@ CUresult destroy(Call& call, CUcontext handle) {
   auto* context = live<Context>(handle);
   if (context == nullptr || context->primary) return CUDA_ERROR_INVALID_CONTEXT;
   if (call.forbidden_in_capture()) return call.code();
-  call.wait_until(context_tail(context));
+  wait_for(call, context_work(*context));
   kill(context);
   context->mark = kDead;
   if (current_context() == context) context_stack().pop_back();
@@ -100,7 +103,7 @@ CUresult reset_primary(Call& call, CUdevice ordinal) {
   Device* device = driver().device(ordinal);
   if (device == nullptr) return CUDA_ERROR_INVALID_DEVICE;
   if (device->primary == nullptr || !device->primary->alive) return CUDA_SUCCESS;
-  call.wait_until(context_tail(device->primary));
+  wait_for(call, context_work(*device->primary));
   kill(device->primary);
   return CUDA_SUCCESS;
 }
@@ -121,7 +124,7 @@ CUresult synchronize(Call& call, Context* context) {
     return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
   }
   if (call.forbidden_in_capture()) return call.code();
-  call.wait_until(context_tail(context));
+  wait_for(call, context_work(*context));
   wait_for_host_tasks(call);
   release_pools(context->device);
   return CUDA_SUCCESS;
@@ -152,7 +155,7 @@ CUresult release_primary(Call& call, Device* device) {
   Context* context = device->primary;
   if (context == nullptr || context->references == 0) return CUDA_ERROR_INVALID_CONTEXT;
   if (--context->references == 0) {
-    call.wait_until(context_tail(context));
+    wait_for(call, context_work(*context));
     if (context->references == 0) kill(context);
   }
   return CUDA_SUCCESS;

@@ -102,9 +102,8 @@ CUresult copy(Call& call, CUstream handle, bool per_thread, uint64_t to, uint64_
     case Route::kPlain:
       break;
   }
-  const uint64_t tail = enqueue(stream, 0);
   code = copy_bytes(to, from, bytes);
-  if (synchronous) call.wait_until(tail);
+  if (synchronous) wait_for(call, work_before(*stream));
   return code;
 }
 
@@ -131,7 +130,6 @@ CUresult set(Call& call, CUstream handle, bool per_thread, uint64_t to, uint32_t
     case Route::kPlain:
       break;
   }
-  enqueue(stream, 0);
   return fill_bytes(to, value, width, count);
 }
 

@@ -23,7 +23,7 @@
 #include "driver/arena.h"
 #include "driver/space.h"
 #include "driver/storage.h"
-#include "state/activity.h"
+#include "driver/work.h"
 #include "state/objects.h"
 #include "state/process.h"
 
@@ -133,8 +133,9 @@ struct Context {
   Arena linear, low, module, array;
   std::unordered_set<Stream*> streams;
   Stream* legacy = nullptr;
-  uint64_t blocking_tail = 0;  // when the work of all streams that wait for the legacy one is done
-  uint64_t retired_tail = 0;   // when the work of destroyed streams is done
+  std::vector<Lane*> lanes;
+  int queues = -1;             // its row in the state file
+  uint64_t queues_opened = 0;  // a number of their own, each time
   std::unordered_set<Module*> modules;
   std::unordered_set<Array*> arrays;
   std::set<Context*> peers;
@@ -196,8 +197,6 @@ class Call {
   // Refuses what must not happen during a capture of this thread's mode, and ends the capture.
   bool forbidden_in_capture();
 
-  // Lets other threads in while this one waits until that time (CLOCK_MONOTONIC).
-  void wait_until(uint64_t time_ns);
   std::unique_lock<std::mutex>& lock() { return lock_; }
 
  private:
@@ -245,9 +244,6 @@ void touch_managed(Range* range, uint64_t address, uint64_t bytes);
 // --- streams (stream.cc)
 // The stream that a handle names; null and *code where there is none. `per_thread`: what 0 means.
 Stream* find_stream(CUstream handle, bool per_thread, Context* context, CUresult* code);
-// Adds work of that length to the stream; when it ends.
-uint64_t enqueue(Stream* stream, uint64_t duration_ns);
-uint64_t context_tail(Context* context);
 Stream* make_stream(Context* context, unsigned int flags, int priority);
 void retire_streams(Context* context);
 
@@ -255,7 +251,8 @@ void retire_streams(Context* context);
 void make_default_pool(Device* device);
 void release_pools(Device* device);  // at a synchronisation
 void forget_pool_memory(Device* device);
-bool free_pool_address(Range* range, uint64_t address, uint64_t tail_ns, bool at_once);
+// `before`: the work that may still use it.
+bool free_pool_address(Range* range, uint64_t address, const Tickets& before, bool at_once);
 bool find_pool_extent(Range* range, uint64_t address, Extent* extent);
 Pool* pool_of(Range* range);
 

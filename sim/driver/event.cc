@@ -8,7 +8,7 @@ namespace {
 
 CUresult record(Call& call, CUevent handle, CUstream stream_handle, bool per_thread) {
   CUresult code = CUDA_SUCCESS;
-  Stream* stream = find_stream(stream_handle, per_thread, call.context(), &code);
+  Stream* stream = find_stream_with_room(call, stream_handle, per_thread, &code);
   if (stream == nullptr) return code;
   auto* event = live<Event>(handle);
   if (event == nullptr || event->context != stream->context) return CUDA_ERROR_INVALID_HANDLE;
@@ -25,7 +25,8 @@ CUresult record(Call& call, CUevent handle, CUstream stream_handle, bool per_thr
   }
   event->capture = nullptr;
   event->recorded = true;
-  event->time = enqueue(stream, 0);
+  event->ticket = mark(stream);
+  keep_time(event);
   event->host_task = stream->host_task;
   return CUDA_SUCCESS;
 }
@@ -36,7 +37,7 @@ bool is_captured(const Event& event) {
 }
 
 bool is_done(const Event& event) {
-  return !event.recorded || (event.time <= monotonic_ns() && is_host_task_done(event.host_task));
+  return !event.recorded || (is_done_now(event.ticket) && is_host_task_done(event.host_task));
 }
 
 CUresult destroy(CUevent handle) {
@@ -47,14 +48,15 @@ CUresult destroy(CUevent handle) {
 }
 
 CUresult elapsed(float* ms, CUevent from_handle, CUevent to_handle) {
-  const auto* from = live<Event>(from_handle);
-  const auto* to = live<Event>(to_handle);
+  auto* from = live<Event>(from_handle);
+  auto* to = live<Event>(to_handle);
   if (from == nullptr || to == nullptr || !from->recorded || !to->recorded)
     return CUDA_ERROR_INVALID_HANDLE;
   if (((from->flags | to->flags) & CU_EVENT_DISABLE_TIMING) != 0) return CUDA_ERROR_INVALID_HANDLE;
   if (ms == nullptr) return CUDA_ERROR_INVALID_VALUE;
   if (!is_done(*from) || !is_done(*to)) return CUDA_ERROR_NOT_READY;
-  *ms = static_cast<float>(static_cast<double>(static_cast<int64_t>(to->time - from->time)) / 1e6);
+  const auto ns = static_cast<int64_t>(time_of(to) - time_of(from));
+  *ms = static_cast<float>(static_cast<double>(ns) / 1e6);
   return CUDA_SUCCESS;
 }
 
@@ -122,7 +124,7 @@ CUresult cuEventSynchronize(CUevent handle) {
   if (!event->recorded) return CUDA_SUCCESS;
   Device* device = event->context->device;
   const uint64_t host_task = event->host_task;
-  call.wait_until(event->time);
+  wait_for(call, {event->ticket});
   wait_for_host_task(call, host_task);
   release_pools(device);
   return CUDA_SUCCESS;

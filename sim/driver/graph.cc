@@ -7,6 +7,7 @@
 namespace softmig::sim {
 namespace {
 
+constexpr unsigned int kMostParts = 64;
 constexpr unsigned long long kKnownFlags =
     CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH | CUDA_GRAPH_INSTANTIATE_FLAG_UPLOAD |
     CUDA_GRAPH_INSTANTIATE_FLAG_DEVICE_LAUNCH | CUDA_GRAPH_INSTANTIATE_FLAG_USE_NODE_PRIORITY;
@@ -52,8 +53,13 @@ CUresult add_alloc(Graph* graph, const std::vector<Node*>& dependencies,
   return CUDA_SUCCESS;
 }
 
-CUresult add_kernel(Call& call, Graph* graph, CUfunction handle, void** params, void** extra,
-                    Node** out) {
+template <class T>
+uint64_t block_count(const T& params) {
+  return uint64_t{params.gridDimX} * params.gridDimY * params.gridDimZ;
+}
+
+CUresult add_kernel(Call& call, Graph* graph, CUfunction handle, uint64_t blocks, void** params,
+                    void** extra, Node** out) {
   CUresult code = CUDA_SUCCESS;
   Context* context = call.context();
   if (context == nullptr) return CUDA_ERROR_INVALID_CONTEXT;
@@ -61,7 +67,7 @@ CUresult add_kernel(Call& call, Graph* graph, CUfunction handle, void** params, 
   if (function == nullptr) return code;
   *out = add_node(graph, CU_GRAPH_NODE_TYPE_KERNEL);
   (*out)->function = function;
-  (*out)->duration = kernel_duration(*function, params, extra);
+  (*out)->work = {kernel_duration(*function, params, extra), fill_of(*context, blocks), 1};
   return CUDA_SUCCESS;
 }
 
@@ -81,7 +87,8 @@ CUresult add_any(Call& call, Graph* graph, const std::vector<Node*>& dependencie
       const auto& kernel = params->kernel;
       const auto handle =
           kernel.func != nullptr ? kernel.func : reinterpret_cast<CUfunction>(kernel.kern);
-      return add_kernel(call, graph, handle, kernel.kernelParams, kernel.extra, out);
+      return add_kernel(call, graph, handle, block_count(kernel), kernel.kernelParams, kernel.extra,
+                        out);
     }
     case CU_GRAPH_NODE_TYPE_MEMSET:
       *out = add_node(graph, CU_GRAPH_NODE_TYPE_MEMSET);
@@ -121,60 +128,23 @@ CUresult add_with_params(Call& call, CUgraphNode* out, CUgraph handle, const CUg
 }
 
 CUresult add_kernel_node(Call& call, CUgraphNode* out, CUgraph handle, const CUgraphNode* list,
-                         size_t count, CUfunction function, void** params, void** extra) {
+                         size_t count, CUfunction function, uint64_t blocks, void** params,
+                         void** extra) {
   auto* graph = live<Graph>(handle);
   std::vector<Node*> dependencies;
   if (const CUresult code = check_dependencies(graph, list, count, &dependencies)) return code;
   Node* node = nullptr;
-  if (const CUresult code = add_kernel(call, graph, function, params, extra, &node)) return code;
+  if (const CUresult code = add_kernel(call, graph, function, blocks, params, extra, &node))
+    return code;
   return finish(node, std::move(dependencies), out);
 }
 
 // --- what a launch does
 
-std::vector<const Node*> in_order(const Graph& graph) {
-  std::vector<const Node*> order;
-  std::unordered_set<const Node*> done;
-  std::vector<std::pair<const Node*, size_t>> stack;
-  for (const auto& root : graph.nodes) {
-    if (done.count(root.get()) == 0) stack.push_back({root.get(), 0});
-    while (!stack.empty()) {
-      auto& [node, next] = stack.back();
-      if (next < node->dependencies.size()) {
-        const Node* before = node->dependencies[next++];
-        if (done.count(before) == 0) stack.push_back({before, 0});
-        continue;
-      }
-      if (done.insert(node).second) order.push_back(node);
-      stack.pop_back();
-    }
-  }
-  return order;
-}
-
-// Appends the steps of `graph`, which starts `offset` after the launch. Returns when it ends.
-uint64_t add_steps(const Graph& graph, uint64_t offset, std::vector<Exec::Step>* steps) {
-  std::unordered_map<const Node*, uint64_t> ends;
-  uint64_t end = offset;
-  for (const Node* node : in_order(graph)) {
-    uint64_t begin = offset;
-    for (const Node* before : node->dependencies) begin = std::max(begin, ends[before]);
-    uint64_t done = begin + node->duration;
-    if (node->child != nullptr)
-      done = add_steps(*node->child, begin, steps);
-    else
-      steps->push_back({node->type, begin, node->host_fn, node->host_data, node->copy, node->set,
-                        node->address, node->bytes});
-    ends[node] = done;
-    end = std::max(end, done);
-  }
-  return end;
-}
-
 void prepare(Exec* exec, const Graph& graph) {
   exec->steps.clear();
   exec->memory.clear();
-  exec->duration = add_steps(graph, 0, &exec->steps);
+  exec->work = plan_graph(graph, &exec->steps);
   for (const auto& [device, memory] : graph.memory) exec->memory.push_back(memory);
 }
 
@@ -197,9 +167,9 @@ CUresult instantiate(Call& call, CUgraphExec* out, CUgraph handle, unsigned long
   return CUDA_SUCCESS;
 }
 
-CUresult map_all(Exec* exec, uint64_t busy_until) {
+CUresult map_all(Exec* exec, const Ticket& last) {
   for (const auto& memory : exec->memory) {
-    if (!map_graph_memory(memory, busy_until)) return CUDA_ERROR_OUT_OF_MEMORY;
+    if (!map_graph_memory(memory, last)) return CUDA_ERROR_OUT_OF_MEMORY;
   }
   return CUDA_SUCCESS;
 }
@@ -213,7 +183,7 @@ bool free_live(Exec* exec) {
   return true;
 }
 
-void run(const Exec::Step& step, Stream* stream, uint64_t start_ns) {
+void run(const Exec::Step& step, Stream* stream) {
   switch (step.type) {
     case CU_GRAPH_NODE_TYPE_MEMCPY:
       copy_bytes(step.copy.to, step.copy.from, step.copy.bytes);
@@ -222,7 +192,7 @@ void run(const Exec::Step& step, Stream* stream, uint64_t start_ns) {
       fill_bytes(step.set.to, step.set.value, step.set.width, step.set.count);
       break;
     case CU_GRAPH_NODE_TYPE_HOST:
-      stream->host_task = add_host_task(step.host_fn, step.host_data, start_ns + step.at_ns);
+      stream->host_task = add_host_task(step.host_fn, step.host_data, mark(stream));
       break;
     case CU_GRAPH_NODE_TYPE_MEM_ALLOC:
       mark_allocated(step.address, step.bytes);
@@ -235,9 +205,26 @@ void run(const Exec::Step& step, Stream* stream, uint64_t start_ns) {
   }
 }
 
+// The work up to each host function is an operation of its own, so that they run in their turn.
+void run_all(const Exec& exec, Stream* stream) {
+  uint64_t at = 0;
+  unsigned int parts = 1;
+  const auto enqueue_until = [&](uint64_t end) {
+    const uint64_t kernels = exec.work.kernels * (end - at) / std::max<uint64_t>(1, exec.work.ns);
+    enqueue(stream, {end - at, exec.work.fill, static_cast<unsigned int>(kernels)});
+    at = end;
+  };
+  for (const Exec::Step& step : exec.steps) {
+    const bool host = step.type == CU_GRAPH_NODE_TYPE_HOST;
+    if (host && step.at_ns > at && parts++ < kMostParts) enqueue_until(step.at_ns);
+    run(step, stream);
+  }
+  if (exec.work.ns > at) enqueue_until(exec.work.ns);
+}
+
 CUresult launch(Call& call, CUgraphExec handle, CUstream stream_handle, bool per_thread) {
   CUresult code = CUDA_SUCCESS;
-  Stream* stream = find_stream(stream_handle, per_thread, call.context(), &code);
+  Stream* stream = find_stream_with_room(call, stream_handle, per_thread, &code);
   if (stream == nullptr) return code;
   auto* exec = live<Exec>(handle);
   if (exec == nullptr) return CUDA_ERROR_INVALID_VALUE;
@@ -255,13 +242,11 @@ CUresult launch(Call& call, CUgraphExec handle, CUstream stream_handle, bool per
       break;
   }
   if (!free_live(exec)) return CUDA_ERROR_INVALID_VALUE;
-  // One executable does not overtake itself.
-  stream->tail = std::max(stream->tail, exec->busy_until);
-  if ((code = map_all(exec, 0)) != CUDA_SUCCESS) return code;
-  exec->busy_until = enqueue(stream, exec->duration);
-  map_all(exec, exec->busy_until);
-  for (const Exec::Step& step : exec->steps) run(step, stream, exec->busy_until - exec->duration);
-  return CUDA_SUCCESS;
+  if ((code = map_all(exec, {})) != CUDA_SUCCESS) return code;
+  follow(stream, exec->last);  // one executable does not overtake itself
+  run_all(*exec, stream);
+  exec->last = mark(stream);
+  return map_all(exec, exec->last);
 }
 
 CUresult upload(Call& call, CUgraphExec handle, CUstream stream_handle, bool per_thread) {
@@ -271,7 +256,7 @@ CUresult upload(Call& call, CUgraphExec handle, CUstream stream_handle, bool per
   auto* exec = live<Exec>(handle);
   if (exec == nullptr) return CUDA_ERROR_INVALID_VALUE;
   if (route_of(stream, &code) != Route::kPlain) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
-  return map_all(exec, 0);
+  return map_all(exec, {});
 }
 
 CUresult instantiate_with_params(Call& call, CUgraphExec* out, CUgraph graph,
@@ -290,7 +275,7 @@ CUresult instantiate_with_params(Call& call, CUgraphExec* out, CUgraph graph,
 CUgraphExecUpdateResult update(Exec* exec, Graph* graph) {
   if (exec == nullptr || graph == nullptr) return CU_GRAPH_EXEC_UPDATE_ERROR;
   std::vector<Exec::Step> steps;
-  add_steps(*graph, 0, &steps);
+  plan_graph(*graph, &steps);
   if (steps.size() != exec->steps.size()) return CU_GRAPH_EXEC_UPDATE_ERROR_TOPOLOGY_CHANGED;
   for (size_t i = 0; i < steps.size(); ++i) {
     if (steps[i].type != exec->steps[i].type) return CU_GRAPH_EXEC_UPDATE_ERROR_NODE_TYPE_CHANGED;
@@ -404,8 +389,8 @@ CUresult cuGraphAddKernelNode(CUgraphNode* out, CUgraph graph, const CUgraphNode
   Call call(__func__);
   if (call.failed()) return call.code();
   if (params == nullptr) return CUDA_ERROR_INVALID_VALUE;
-  return add_kernel_node(call, out, graph, list, count, params->func, params->kernelParams,
-                         params->extra);
+  return add_kernel_node(call, out, graph, list, count, params->func, block_count(*params),
+                         params->kernelParams, params->extra);
 }
 
 CUresult cuGraphAddKernelNode_v2(CUgraphNode* out, CUgraph graph, const CUgraphNode* list,
@@ -415,8 +400,8 @@ CUresult cuGraphAddKernelNode_v2(CUgraphNode* out, CUgraph graph, const CUgraphN
   if (params == nullptr) return CUDA_ERROR_INVALID_VALUE;
   const auto function =
       params->func != nullptr ? params->func : reinterpret_cast<CUfunction>(params->kern);
-  return add_kernel_node(call, out, graph, list, count, function, params->kernelParams,
-                         params->extra);
+  return add_kernel_node(call, out, graph, list, count, function, block_count(*params),
+                         params->kernelParams, params->extra);
 }
 
 CUresult cuGraphAddChildGraphNode(CUgraphNode* out, CUgraph handle, const CUgraphNode* list,

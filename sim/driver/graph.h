@@ -60,7 +60,7 @@ struct Node {
   CUgraphNodeType type{};
   std::vector<Node*> dependencies;
   Function* function = nullptr;
-  uint64_t duration = 0;
+  Work work{0, 0, 0};  // of a kernel
   Graph* child = nullptr;
   CUhostFn host_fn = nullptr;
   void* host_data = nullptr;
@@ -86,12 +86,12 @@ struct Exec {
   Mark mark = kExec;
   Graph* graph = nullptr;  // a copy of its own, or the graph itself where it has memory nodes
   std::vector<std::shared_ptr<GraphMemory>> memory;
-  uint64_t duration = 0;
+  Work work{0, 0, 0};  // of all its kernels
   bool auto_free = false;
-  uint64_t busy_until = 0;
+  Ticket last;  // where the last launch ends
   struct Step {
     CUgraphNodeType type;
-    uint64_t at_ns;  // after the start
+    uint64_t at_ns;  // of its work
     CUhostFn host_fn;
     void* host_data;
     Copy copy;
@@ -111,11 +111,17 @@ Node* add_alloc_node(Graph* graph, Device* device, uint64_t bytes,
 Node* add_free_node(Graph* graph, uint64_t address);
 
 bool is_ancestor(const Node* node, const Node* of);
+
+// --- graph_plan.cc
+// What a launch of the graph does and asks of the device, were it alone there. The steps come in an
+// order that meets the dependencies.
+Work plan_graph(const Graph& graph, std::vector<Exec::Step>* steps);
+
 Graph* clone_graph(const Graph& graph);
 
 // --- graph_memory.cc
-// Puts pages behind the memory for a launch that ends at `busy_until`; false where there are none.
-bool map_graph_memory(const std::shared_ptr<GraphMemory>& memory, uint64_t busy_until);
+// Puts pages behind the memory for a launch that ends with `last`; false where there are none.
+bool map_graph_memory(const std::shared_ptr<GraphMemory>& memory, const Ticket& last);
 void mark_allocated(uint64_t address, uint64_t bytes);
 void trim_graph_memory(Device* device);
 uint64_t graph_attribute(Device* device, CUgraphMem_attribute attribute);

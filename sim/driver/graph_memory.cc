@@ -9,8 +9,8 @@ namespace softmig::sim {
 // What graphs hold of one device.
 struct GraphPool {
   std::set<std::shared_ptr<GraphMemory>> mapped;  // have their pages
-  std::map<GraphMemory*, uint64_t> busy_until;
-  uint64_t idle = 0;  // bytes that are taken and behind no graph
+  std::map<GraphMemory*, Tickets> busy;           // launches that use it
+  uint64_t idle = 0;                              // bytes that are taken and behind no graph
   uint64_t high = 0;
 };
 
@@ -31,16 +31,16 @@ uint64_t reserved(const GraphPool& pool) {
 
 // Takes the pages from under memory that no launch and no allocation uses.
 void collect_idle(GraphPool* pool, const GraphMemory* keep) {
-  const uint64_t now = monotonic_ns();
+  look();
   for (auto at = pool->mapped.begin(); at != pool->mapped.end();) {
     const std::shared_ptr<GraphMemory> memory = *at;
-    if (memory.get() == keep || memory->has_live() || pool->busy_until[memory.get()] > now) {
+    if (memory.get() == keep || memory->has_live() || !are_done(pool->busy[memory.get()])) {
       ++at;
       continue;
     }
     pool->idle += memory->bytes();
     memory->mapped = false;
-    pool->busy_until.erase(memory.get());
+    pool->busy.erase(memory.get());
     at = pool->mapped.erase(at);
   }
 }
@@ -138,7 +138,7 @@ Node* add_free_node(Graph* graph, uint64_t address) {
   return node;
 }
 
-bool map_graph_memory(const std::shared_ptr<GraphMemory>& memory, uint64_t busy_until) {
+bool map_graph_memory(const std::shared_ptr<GraphMemory>& memory, const Ticket& last) {
   GraphPool& pool = pool_of(memory->device);
   if (!memory->mapped) {
     const uint64_t need = memory->bytes();
@@ -151,8 +151,7 @@ bool map_graph_memory(const std::shared_ptr<GraphMemory>& memory, uint64_t busy_
     pool.mapped.insert(memory);
     pool.high = std::max(pool.high, reserved(pool));
   }
-  uint64_t& until = pool.busy_until[memory.get()];
-  until = std::max(until, busy_until);
+  add_ticket(&pool.busy[memory.get()], last);
   return true;
 }
 
@@ -169,7 +168,7 @@ void forget_graph_memory(Device* device) {
   for (const auto& memory : pool.mapped) {
     for (auto& chunk : memory->chunks) chunk->live.clear();
   }
-  pool.busy_until.clear();
+  pool.busy.clear();
   trim_graph_memory(device);
 }
 

@@ -1,41 +1,43 @@
 // cuLaunchHostFunc: functions of the program that run when their stream reaches them, on a thread
 // that exists from the first of them on.
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
-#include <ctime>
-#include <map>
+#include <deque>
 #include <set>
 #include <thread>
 
 #include "driver/graph.h"
 #include "driver/objects.h"
+#include "state/activity.h"
 
 namespace softmig::sim {
 namespace {
 
 struct Task {
   uint64_t number;
-  uint64_t when_ns;
+  Ticket after;
   CUhostFn fn;
   void* data;
 };
 
 class Worker {
  public:
-  uint64_t add(CUhostFn fn, void* data, uint64_t when_ns) {
+  uint64_t add(CUhostFn fn, void* data, const Ticket& after) {
     const std::lock_guard lock(mutex_);
     if (!started_) {
       std::thread([this] { run(); }).detach();
       started_ = true;
     }
     const uint64_t number = ++last_;
-    tasks_.emplace(when_ns, Task{number, when_ns, fn, data});
+    tasks_.push_back({number, after, fn, data});
     undone_.insert(number);
     changed_.notify_all();
     return number;
   }
 
-  // Earlier tasks of the same stream ran before it: one thread runs them all, in order of time.
+  // Earlier tasks of the same stream ran before it: one thread runs them all, of those whose time
+  // has come the oldest first.
   bool is_done(uint64_t number) {
     const std::lock_guard lock(mutex_);
     return undone_.count(number) == 0;
@@ -60,13 +62,17 @@ class Worker {
         changed_.wait(lock);
         continue;
       }
-      const uint64_t when = tasks_.begin()->first, now = monotonic_ns();
-      if (when > now) {
-        changed_.wait_for(lock, std::chrono::nanoseconds(when - now));
+      look();
+      const auto ready = std::find_if(tasks_.begin(), tasks_.end(), [](const Task& task) {
+        return softmig::sim::is_done(task.after);
+      });
+      if (ready == tasks_.end()) {
+        const uint64_t until = next_look(), now = monotonic_ns();
+        changed_.wait_for(lock, std::chrono::nanoseconds(until > now ? until - now : 0));
         continue;
       }
-      const Task task = tasks_.begin()->second;
-      tasks_.erase(tasks_.begin());
+      const Task task = *ready;
+      tasks_.erase(ready);
       lock.unlock();
       task.fn(task.data);
       lock.lock();
@@ -75,11 +81,21 @@ class Worker {
     }
   }
 
+  // When the first of them can be done, seen from the oldest of each lane.
+  uint64_t next_look() const {
+    uint64_t until = ~uint64_t{0};
+    std::set<const Lane*> seen;
+    for (const Task& task : tasks_) {
+      if (seen.insert(task.after.lane).second) until = std::min(until, look_ahead({task.after}));
+    }
+    return until;
+  }
+
   std::mutex mutex_;
   std::condition_variable changed_;
   bool started_ = false;
   uint64_t last_ = 0;
-  std::multimap<uint64_t, Task> tasks_;  // by time; equal times in order of arrival
+  std::deque<Task> tasks_;  // in order of arrival
   std::set<uint64_t> undone_;
 };
 
@@ -90,7 +106,7 @@ Worker& worker() {
 
 CUresult launch(Call& call, CUstream handle, CUhostFn fn, void* data, bool per_thread) {
   CUresult code = CUDA_SUCCESS;
-  Stream* stream = find_stream(handle, per_thread, call.context(), &code);
+  Stream* stream = find_stream_with_room(call, handle, per_thread, &code);
   if (stream == nullptr) return code;
   if (fn == nullptr) return CUDA_ERROR_INVALID_VALUE;
   switch (route_of(stream, &code)) {
@@ -106,14 +122,14 @@ CUresult launch(Call& call, CUstream handle, CUhostFn fn, void* data, bool per_t
     case Route::kPlain:
       break;
   }
-  stream->host_task = add_host_task(fn, data, enqueue(stream, 0));
+  stream->host_task = add_host_task(fn, data, mark(stream));
   return CUDA_SUCCESS;
 }
 
 }  // namespace
 
-uint64_t add_host_task(CUhostFn fn, void* data, uint64_t when_ns) {
-  return worker().add(fn, data, when_ns);
+uint64_t add_host_task(CUhostFn fn, void* data, const Ticket& after) {
+  return worker().add(fn, data, after);
 }
 
 bool is_host_task_done(uint64_t task) { return task == 0 || worker().is_done(task); }

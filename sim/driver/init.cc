@@ -5,7 +5,6 @@
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
-#include <ctime>
 
 #include "driver/capture.h"
 #include "driver/core.h"
@@ -93,16 +92,6 @@ Call::Call(const char* function, Needs needs) {
     code_ = CUDA_ERROR_INVALID_CONTEXT;
   else if (!context_->alive)
     code_ = CUDA_ERROR_CONTEXT_IS_DESTROYED;
-}
-
-void Call::wait_until(uint64_t time_ns) {
-  if (time_ns <= monotonic_ns()) return;
-  lock_.unlock();
-  const timespec until{static_cast<time_t>(time_ns / 1'000'000'000),
-                       static_cast<long>(time_ns % 1'000'000'000)};
-  while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, nullptr) != 0) {
-  }
-  lock_.lock();
 }
 
 bool Call::forbidden_in_capture() {

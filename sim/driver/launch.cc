@@ -1,6 +1,8 @@
 // Kernel launches. A kernel computes nothing; it takes time. How much says its name:
 //   spin_us, spin_ns, spin_ms   as many units as its first parameter says
+//   softmig_work                as many ns as its first parameter says
 //   any other                   the `kernel` setting of the state file
+// That is what it takes where it need not share; how much of the device it needs says its grid.
 #include <algorithm>
 #include <cstring>
 
@@ -25,6 +27,10 @@ bool is_good(const Shape& shape) {
   return grid && threads != 0 && threads <= kMostThreads && shape.block[2] <= 64;
 }
 
+uint64_t block_count(const unsigned int (&grid)[3]) {
+  return uint64_t{grid[0]} * grid[1] * grid[2];
+}
+
 // The first launch of a kernel that uses the heap or printf takes what their limits say.
 bool take_for_kernel(Context* context, const Function& function) {
   Limits& limits = context->limits;
@@ -42,7 +48,7 @@ bool take_for_kernel(Context* context, const Function& function) {
 CUresult launch(Call& call, CUfunction handle, const Shape& shape, CUstream stream_handle,
                 bool per_thread, void** params, void** extra) {
   CUresult code = CUDA_SUCCESS;
-  Stream* stream = find_stream(stream_handle, per_thread, call.context(), &code);
+  Stream* stream = find_stream_with_room(call, stream_handle, per_thread, &code);
   if (stream == nullptr) return code;
   Function* function = find_function(handle, stream->context, &code);
   if (function == nullptr) return code;
@@ -50,14 +56,15 @@ CUresult launch(Call& call, CUfunction handle, const Shape& shape, CUstream stre
       static_cast<int>(shape.shared_bytes) > std::max(49152, function->max_dynamic_shared)) {
     return CUDA_ERROR_INVALID_VALUE;
   }
-  const uint64_t duration = kernel_duration(*function, params, extra);
+  const Work work{kernel_duration(*function, params, extra),
+                  fill_of(*stream->context, block_count(shape.grid))};
   switch (route_of(stream, &code)) {
     case Route::kFail:
       return code;
     case Route::kCapture: {
       Node* node = add_node(stream->capture->graph, CU_GRAPH_NODE_TYPE_KERNEL);
       node->function = function;
-      node->duration = duration;
+      node->work = work;
       append_captured(stream, node);
       return CUDA_SUCCESS;
     }
@@ -65,7 +72,7 @@ CUresult launch(Call& call, CUfunction handle, const Shape& shape, CUstream stre
       break;
   }
   if (!take_for_kernel(stream->context, *function)) return CUDA_ERROR_OUT_OF_MEMORY;
-  enqueue(stream, duration);
+  enqueue(stream, work);
   return CUDA_SUCCESS;
 }
 
@@ -95,10 +102,9 @@ bool is_cooperative(const CUlaunchConfig& config) {
 // A cooperative kernel's blocks must all fit on the device at once.
 bool fits_at_once(const Device& device, const Shape& shape) {
   const uint64_t threads = uint64_t{shape.block[0]} * shape.block[1] * shape.block[2];
-  const uint64_t blocks = uint64_t{shape.grid[0]} * shape.grid[1] * shape.grid[2];
   const uint64_t per =
       threads == 0 ? 0 : static_cast<uint64_t>(device.row->threads_per_multiprocessor) / threads;
-  return blocks <= per * static_cast<uint64_t>(device.row->multiprocessors);
+  return block_count(shape.grid) <= per * static_cast<uint64_t>(device.row->multiprocessors);
 }
 
 CUresult launch_cooperative(Call& call, CUfunction function, const Shape& shape, CUstream stream,
@@ -154,9 +160,10 @@ uint64_t kernel_duration(const Function& function, void** params, void** extra) 
   const struct {
     const char* name;
     uint64_t ns;
-  } units[] = {{"spin_ns", 1}, {"spin_us", 1000}, {"spin_ms", 1'000'000}};
+  } units[] = {{"spin_ns", 1}, {"softmig_work", 1}, {"spin_us", 1000}, {"spin_ms", 1'000'000}};
   for (const auto& unit : units) {
-    if (function.name == unit.name) return first_parameter(function, params, extra) * unit.ns;
+    if (function.name == unit.name)
+      return std::min(first_parameter(function, params, extra), kMostWorkNs / unit.ns) * unit.ns;
   }
   return driver().state->file().kernel_ns;
 }

@@ -56,7 +56,7 @@ CUresult free_address(Call& call, uint64_t address) {
   Extent extent;
   if (!find_extent(address, &extent) || extent.base != address) return CUDA_ERROR_INVALID_VALUE;
   Context* context = extent.range->context != nullptr ? extent.range->context : call.context();
-  call.wait_until(context_tail(context));
+  wait_for(call, context_work(*context));
   if (!find_extent(address, &extent) || extent.base != address) return CUDA_ERROR_INVALID_VALUE;
   switch (extent.range->kind) {
     case RangeKind::kLinear:
@@ -70,8 +70,8 @@ CUresult free_address(Call& call, uint64_t address) {
       free_range(extent.range);
       return CUDA_SUCCESS;
     case RangeKind::kPool:
-      return free_pool_address(extent.range, address, 0, true) ? CUDA_SUCCESS
-                                                               : CUDA_ERROR_INVALID_VALUE;
+      return free_pool_address(extent.range, address, {}, true) ? CUDA_SUCCESS
+                                                                : CUDA_ERROR_INVALID_VALUE;
     case RangeKind::kGraph:
       return free_graph_address(extent.range, address) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
     default:

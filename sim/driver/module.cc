@@ -224,7 +224,7 @@ CUresult cuModuleUnload(CUmodule handle) {
   auto* module = live<Module>(handle);
   if (module == nullptr) return CUDA_ERROR_INVALID_HANDLE;
   if (call.forbidden_in_capture()) return call.code();
-  call.wait_until(context_tail(module->context));
+  wait_for(call, context_work(*module->context));
   unload(module);
   return CUDA_SUCCESS;
 }

@@ -22,11 +22,18 @@ struct Stream {
   unsigned int flags = 0;
   int priority = 0;
   uint64_t id = 0;
-  uint64_t tail = 0;       // when the work is done (CLOCK_MONOTONIC, ns)
+  Ticket last;             // its last operation
+  uint64_t lanes_of = 0;   // Context::queues_opened at that time
+  Ticket followed;         // the last operation of the legacy stream that it waits for
   uint64_t host_task = 0;  // the last host function, 0 for none
   Capture* capture = nullptr;
   std::vector<Node*> tips;  // what the next captured node depends on
 };
+
+// The legacy stream and this one wait for each other.
+inline bool is_blocking(const Stream& stream) {
+  return (stream.flags & CU_STREAM_NON_BLOCKING) == 0;
+}
 
 struct Event {
   static constexpr Mark kMark = kEvent;
@@ -34,7 +41,8 @@ struct Event {
   Context* context = nullptr;
   unsigned int flags = 0;
   bool recorded = false;
-  uint64_t time = 0;
+  Ticket ticket;
+  uint64_t time = 0;  // when it was done, once that is known (CLOCK_MONOTONIC, ns)
   uint64_t host_task = 0;
   Capture* capture = nullptr;  // recorded into this one
   uint64_t capture_id = 0;
@@ -55,12 +63,12 @@ struct Function {
 };
 
 // Host functions in streams (host_function.cc).
-uint64_t add_host_task(CUhostFn fn, void* data, uint64_t when_ns);
+uint64_t add_host_task(CUhostFn fn, void* data, const Ticket& after);
 void wait_for_host_task(Call& call, uint64_t task);
 void wait_for_host_tasks(Call& call);
 bool is_host_task_done(uint64_t task);
 
-// What a kernel takes of the device's time, from its name and first parameter.
+// How long a kernel takes alone, in ns, from its name and first parameter.
 uint64_t kernel_duration(const Function& function, void** params, void** extra);
 
 // The function that a CUfunction or CUkernel handle stands for, in the given context.

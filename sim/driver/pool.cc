@@ -108,11 +108,11 @@ void put_back(PoolChunk* chunk, uint64_t offset, uint64_t bytes) {
 
 // Gives free chunks back to the device until the pool holds no more than `keep`.
 void shrink(Pool* pool, uint64_t keep) {
-  const uint64_t now = monotonic_ns();
   uint64_t given = 0;
+  if (!pool->chunks.empty()) look();
   for (auto at = pool->chunks.begin(); at != pool->chunks.end();) {
     PoolChunk* chunk = (at++)->second.get();
-    if (!chunk->used.empty() || chunk->busy_until > now) continue;
+    if (!chunk->used.empty() || !are_done(chunk->busy)) continue;
     chunk->settled = true;
     if (pool->reserved <= keep) continue;
     given += chunk->range->bytes;
@@ -171,7 +171,6 @@ CUresult allocate(Call& call, CUdeviceptr* out, uint64_t bytes, Pool* pool, CUst
   uint64_t address = 0;
   code = allocate_from_pool(pool, bytes, &address);
   if (code != CUDA_SUCCESS) return code;
-  enqueue(stream, 0);
   *out = address;
   return CUDA_SUCCESS;
 }
@@ -195,10 +194,9 @@ CUresult free_async(Call& call, CUdeviceptr address, CUstream handle, bool per_t
   }
   Range* range = find_range(address);
   if (range == nullptr) return CUDA_ERROR_INVALID_VALUE;
-  const uint64_t tail = enqueue(stream, 0);
   bool freed = false;
   if (range->kind == RangeKind::kPool)
-    freed = free_pool_address(range, address, tail, false);
+    freed = free_pool_address(range, address, work_before(*stream), false);
   else if (range->kind == RangeKind::kGraph)
     freed = free_graph_address(range, address);
   else if (range->kind == RangeKind::kExternal && !range->object)
@@ -298,7 +296,7 @@ bool find_pool_extent(Range* range, uint64_t address, Extent* extent) {
   return address - extent->base < round_up(at->second, kUnit);
 }
 
-bool free_pool_address(Range* range, uint64_t address, uint64_t tail_ns, bool at_once) {
+bool free_pool_address(Range* range, uint64_t address, const Tickets& before, bool at_once) {
   PoolChunk* chunk = range->chunk;
   const auto at = chunk->used.find(address - range->base);
   if (at == chunk->used.end()) return false;
@@ -306,7 +304,7 @@ bool free_pool_address(Range* range, uint64_t address, uint64_t tail_ns, bool at
   settle_late_frees(pool);
   const uint64_t bytes = at->second, offset = at->first;
   chunk->used.erase(at);
-  chunk->busy_until = std::max(chunk->busy_until, tail_ns);
+  for (const Ticket& ticket : before) add_ticket(&chunk->busy, ticket);
   put_back(chunk, offset, round_up(bytes, kUnit));
   if (at_once)
     pool->late += bytes;

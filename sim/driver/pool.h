@@ -19,7 +19,7 @@ struct PoolChunk {
   std::map<uint64_t, uint64_t> free;  // begin -> end, offsets in the chunk
   std::map<uint64_t, uint64_t> used;  // offset -> bytes asked for
   uint64_t longest = 0;               // no free stretch is longer
-  uint64_t busy_until = 0;            // work that frees waited for
+  Tickets busy;                       // work that may still use what was freed
   bool settled = false;               // free since a synchronisation: its pages can be moved
 };
 

@@ -1,4 +1,4 @@
-// Streams. Nothing runs: a stream is the time at which its work will be done.
+// Streams: work in the lanes of a context.
 #include <algorithm>
 #include <unordered_map>
 
@@ -26,8 +26,6 @@ Stream* per_thread_stream(Context* context) {
   return stream;
 }
 
-bool is_blocking(const Stream& stream) { return (stream.flags & CU_STREAM_NON_BLOCKING) == 0; }
-
 CUresult create(Call& call, CUstream* out, unsigned int flags, int priority) {
   if (out == nullptr || (flags & ~1u) != 0) return CUDA_ERROR_INVALID_VALUE;
   Stream* stream = make_stream(call.context(), flags, std::clamp(priority, -5, 0));
@@ -50,7 +48,6 @@ CUresult destroy(CUstream handle) {
     return CUDA_ERROR_INVALID_HANDLE;
   if (stream == nullptr || stream == stream->context->legacy) return CUDA_ERROR_INVALID_HANDLE;
   Context* context = stream->context;
-  context->retired_tail = std::max(context->retired_tail, stream->tail);
   const uint64_t before = stream_bytes(context->streams.size());
   if (context->streams.erase(stream) != 0) {
     const uint64_t after = stream_bytes(context->streams.size());
@@ -69,11 +66,9 @@ CUresult synchronize(Call& call, CUstream handle, bool per_thread) {
     return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
   }
   if (call.forbidden_in_capture()) return call.code();
-  uint64_t tail = stream->tail;
-  if (stream == stream->context->legacy) tail = std::max(tail, stream->context->blocking_tail);
   const uint64_t host_task = stream->host_task;
   Device* device = stream->context->device;
-  call.wait_until(tail);
+  wait_for(call, stream_work(*stream));
   wait_for_host_task(call, host_task);
   release_pools(device);
   return CUDA_SUCCESS;
@@ -88,14 +83,13 @@ CUresult query(Call& call, CUstream handle, bool per_thread) {
     return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
   }
   if (call.forbidden_in_capture()) return call.code();
-  return stream->tail <= monotonic_ns() && is_host_task_done(stream->host_task)
-             ? CUDA_SUCCESS
-             : CUDA_ERROR_NOT_READY;
+  return is_done_now(stream->last) && is_host_task_done(stream->host_task) ? CUDA_SUCCESS
+                                                                           : CUDA_ERROR_NOT_READY;
 }
 
 CUresult wait_event(Call& call, CUstream handle, CUevent event_handle, bool per_thread) {
   CUresult code = CUDA_SUCCESS;
-  Stream* stream = find_stream(handle, per_thread, call.context(), &code);
+  Stream* stream = find_stream_with_room(call, handle, per_thread, &code);
   if (stream == nullptr) return code;
   auto* event = live<Event>(event_handle);
   if (event == nullptr) return CUDA_ERROR_INVALID_HANDLE;
@@ -106,7 +100,7 @@ CUresult wait_event(Call& call, CUstream handle, CUevent event_handle, bool per_
     stream->capture->valid = false;  // what was recorded outside is no part of the graph
     return CUDA_ERROR_STREAM_CAPTURE_ISOLATION;
   }
-  if (event->recorded) stream->tail = std::max(stream->tail, event->time);
+  if (event->recorded) follow(stream, event->ticket);
   stream->host_task = std::max(stream->host_task, event->host_task);
   return CUDA_SUCCESS;
 }
@@ -170,26 +164,6 @@ void retire_streams(Context* context) {
   context->streams.clear();
   if (context->legacy != nullptr) retire(context->legacy);
   context->legacy = nullptr;
-}
-
-uint64_t enqueue(Stream* stream, uint64_t duration_ns) {
-  Context* context = stream->context;
-  uint64_t begin = std::max(monotonic_ns(), stream->tail);
-  if (stream == context->legacy)
-    begin = std::max(begin, context->blocking_tail);
-  else if (is_blocking(*stream))
-    begin = std::max(begin, context->legacy->tail);
-  stream->tail = begin + duration_ns;
-  if (is_blocking(*stream)) context->blocking_tail = std::max(context->blocking_tail, stream->tail);
-  if (duration_ns != 0) driver().process->note_kernel(context->device->index, begin, stream->tail);
-  return stream->tail;
-}
-
-uint64_t context_tail(Context* context) {
-  uint64_t tail = std::max(context->blocking_tail, context->retired_tail);
-  if (context->legacy != nullptr) tail = std::max(tail, context->legacy->tail);
-  for (const Stream* stream : context->streams) tail = std::max(tail, stream->tail);
-  return tail;
 }
 
 }  // namespace softmig::sim

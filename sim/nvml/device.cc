@@ -213,7 +213,7 @@ nvmlReturn_t nvmlDeviceGetUtilizationRates(nvmlDevice_t device, nvmlUtilization_
   if (index < 0 || rates == nullptr) return NVML_ERROR_INVALID_ARGUMENT;
   State& state = nvml_state();
   const State::Guard guard(&state);
-  const uint64_t end = monotonic_ns() / kSampleNs * kSampleNs;
+  const uint64_t end = state.catch_up_figures() / kSampleNs * kSampleNs;
   uint64_t busy = 0;
   const uint32_t rows = state.file().processes_end.load(std::memory_order_acquire);
   for (uint32_t i = 0; i < rows; ++i) {

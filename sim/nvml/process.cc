@@ -90,7 +90,7 @@ uint64_t realtime_us() {
 }
 
 std::vector<Busy> busy_processes(int device, uint64_t since_us) {
-  const uint64_t now = monotonic_ns(), end = now / kSampleNs * kSampleNs;
+  const uint64_t now = nvml_state().catch_up_figures(), end = now / kSampleNs * kSampleNs;
   const uint64_t end_us = realtime_us() - (now - end) / 1000;
   if (since_us >= end_us) return {};
   const uint64_t span = std::min<uint64_t>(

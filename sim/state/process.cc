@@ -7,7 +7,6 @@
 #include <cstring>
 #include <ctime>
 
-#include "state/activity.h"
 #include "state/liveness.h"
 
 namespace softmig::sim {
@@ -29,6 +28,7 @@ void clear(Usage* usage, bool attached) {
   usage->unlisted.store(0, std::memory_order_relaxed);
   usage->contexts.store(0, std::memory_order_relaxed);
   usage->listed_high.store(0, std::memory_order_relaxed);
+  usage->busy_ns = usage->work_ns = usage->kernels = 0;
   usage->activity = Activity{};
   usage->attached.store(attached, std::memory_order_relaxed);
 }
@@ -106,11 +106,6 @@ void Process::give_context(int device) {
   const State::Guard guard(state_);
   usage(device).contexts.fetch_sub(1, std::memory_order_relaxed);
   give_locked(device, context_listed(), context_unlisted());
-}
-
-void Process::note_kernel(int device, uint64_t begin_ns, uint64_t end_ns) {
-  // Without the Guard: only this process writes its row, and readers take torn figures as they are.
-  add_activity(&usage(device).activity, begin_ns, end_ns);
 }
 
 }  // namespace softmig::sim

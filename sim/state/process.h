@@ -31,9 +31,6 @@ class Process {
   bool take_locked(int device, uint64_t listed, uint64_t unlisted);
   void give_locked(int device, uint64_t listed, uint64_t unlisted);
 
-  // A kernel runs on `device` from begin to end (CLOCK_MONOTONIC, ns).
-  void note_kernel(int device, uint64_t begin_ns, uint64_t end_ns);
-
  private:
   Process(State* state, uint32_t index, uint32_t generation)
       : state_(state), index_(index), generation_(generation) {}

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <utility>
 
 #include "state/layout.h"
 
@@ -17,6 +18,8 @@ constexpr Model kModels[] = {
      102400},
     {"t4", "Tesla T4", 0x1EB810DE, 40, 1024, 7, 5, 1590000, 5001000, 256, 4 * 1024 * 1024, 65536},
 };
+
+constexpr uint64_t kMostTimeUs = 3'600'000'000;
 
 bool parse_number(std::string_view text, uint64_t* out) {
   const char* end = text.data() + text.size();
@@ -46,6 +49,13 @@ bool parse_size(std::string_view text, uint64_t* out) {
   return true;
 }
 
+// Microseconds, to nanoseconds.
+bool parse_time(std::string_view text, uint64_t* out) {
+  if (!parse_number(text, out) || *out > kMostTimeUs) return false;
+  *out *= 1000;
+  return true;
+}
+
 std::string_view cut(std::string_view* text, char separator) {
   const size_t at = text->find(separator);
   const std::string_view part = text->substr(0, at);
@@ -70,11 +80,12 @@ bool parse_group(std::string_view text, Settings* out) {
 
 bool parse_option(std::string_view text, Settings* out) {
   const std::string_view key = cut(&text, '=');
-  if (key == "kernel") {
-    uint64_t us = 0;
-    if (!parse_number(text, &us)) return false;
-    out->kernel_ns = us * 1000;
-    return true;
+  const std::pair<std::string_view, uint64_t*> times[] = {{"kernel", &out->kernel_ns},
+                                                          {"slice", &out->slice_ns},
+                                                          {"switch", &out->switch_ns},
+                                                          {"refill", &out->refill_ns}};
+  for (const auto& [name, value] : times) {
+    if (name == key) return parse_time(text, value) && out->slice_ns != 0;
   }
   if (key == "accounting") return parse_number(text, &out->accounting);
   if (key == "unknown") return parse_number(text, &out->unknown);

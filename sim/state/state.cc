@@ -12,14 +12,17 @@
 #include <filesystem>
 #include <mutex>
 
+#include "state/activity.h"
 #include "state/liveness.h"
 #include "state/objects.h"
+#include "state/schedule.h"
 #include "state/settings.h"
 
 namespace softmig::sim {
 namespace {
 
 constexpr const char* kDefaultGeometry = "1x80G:h100";
+constexpr uint64_t kLookForDeadNs = 10'000'000;
 
 // Without O_CREAT first: the kernel refuses O_CREAT on other people's files in /tmp.
 int open_or_make(const std::string& path) {
@@ -85,6 +88,9 @@ void fill(StateFile* file, const Settings& settings) {
   file->base = settings.base;
   file->managed = settings.managed;
   file->kernel_ns = settings.kernel_ns;
+  file->slice_ns = settings.slice_ns;
+  file->switch_ns = settings.switch_ns;
+  file->refill_ns = settings.refill_ns;
   file->accounting = settings.accounting;
   file->unknown = settings.unknown;
   make_mutex(&file->mutex);
@@ -160,6 +166,7 @@ void State::recover() {
   file_->recoveries.fetch_add(1, std::memory_order_relaxed);
   sweep(Care::kThorough);
   recount();
+  Schedule(file_).repair(monotonic_ns());
 }
 
 bool State::sweep(Care care) {
@@ -175,7 +182,47 @@ bool State::sweep(Care care) {
   }
   found |= drop_unheld_objects(this, fd);
   if (fd >= 0) close(fd);
-  if (found) recount();
+  if (!found) return false;
+  recount();
+  Schedule schedule(file_);
+  const uint64_t now = monotonic_ns();
+  schedule.advance(now);
+  schedule.drop_orphans(now);
+  return true;
+}
+
+uint64_t State::catch_up() {
+  const uint64_t now = monotonic_ns();
+  Schedule schedule(file_);
+  schedule.advance(now);
+  bool contended = false;
+  for (uint32_t d = 0; d < file_->device_count; ++d) contended |= schedule.is_contended(d);
+  if (contended && now - file_->looked_for_dead_ns > kLookForDeadNs) {
+    file_->looked_for_dead_ns = now;
+    if (has_dead_workers()) sweep(Care::kThorough);
+    const uint64_t later = monotonic_ns();
+    schedule.advance(later);
+    return later;
+  }
+  return now;
+}
+
+uint64_t State::catch_up_figures() {
+  const uint64_t now = catch_up();
+  Schedule(file_).book(now);
+  return now;
+}
+
+bool State::has_dead_workers() {
+  const int fd = open_state_again(*this);
+  bool found = false;
+  const uint32_t end = file_->contexts_end.load(std::memory_order_acquire);
+  for (uint32_t i = 0; i < end && !found; ++i) {
+    const ContextRow& context = file_->contexts[i];
+    if (context.state.load(std::memory_order_acquire) != RowState::kLive) continue;
+    found = !is_alive(fd, file_->processes[context.process], context.process, Care::kQuick);
+  }
+  if (fd >= 0) close(fd);
   return found;
 }
 

@@ -44,6 +44,13 @@ class State {
   enum class Care { kQuick, kThorough };
   bool sweep(Care care);
 
+  // Brings the schedule of the devices to the present; returns its time (CLOCK_MONOTONIC, ns).
+  // Looks for dead processes now and then while several want one device.
+  uint64_t catch_up();
+
+  // The same, and the figures in Usage and Engine count what runs up to now.
+  uint64_t catch_up_figures();
+
   // Bytes that may still be taken from a device.
   uint64_t available(int device) const;
 
@@ -59,6 +66,7 @@ class State {
   State(StateFile* file, std::string path, uint64_t device, uint64_t inode)
       : file_(file), path_(std::move(path)), device_(device), inode_(inode) {}
   void recover();
+  bool has_dead_workers();
 
   StateFile* file_;
   std::string path_;

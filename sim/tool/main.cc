@@ -1,4 +1,5 @@
 // softmig-sim show    what the simulated GPUs hold, read from their state file
+// softmig-sim busy    how long each device and each of its processes has run kernels so far
 // softmig-sim reset   forgets everything: the next user makes a new state from SOFTMIG_SIM
 #include <glob.h>
 #include <unistd.h>
@@ -50,6 +51,35 @@ int show(State* state) {
   return 0;
 }
 
+double ms(uint64_t ns) { return static_cast<double>(ns) / 1e6; }
+
+// One line for each device and for each process that ran kernels there; processes that ended as
+// long as nobody has their row. at: now (CLOCK_MONOTONIC); busy: some kernel ran; work: what the
+// kernels that ended take alone.
+int busy(State* state) {
+  const State::Guard guard(state);
+  state->sweep(State::Care::kThorough);
+  const uint64_t now = state->catch_up_figures();
+  const StateFile& file = state->file();
+  const uint32_t end = file.processes_end.load(std::memory_order_acquire);
+  for (uint32_t d = 0; d < file.device_count; ++d) {
+    const Engine& engine = file.devices[d].engine;
+    std::printf("device %u at_ms %.3f busy_ms %.3f switches %llu\n", d, ms(now), ms(engine.busy_ns),
+                static_cast<unsigned long long>(engine.switches));
+    for (uint32_t i = 0; i < end; ++i) {
+      const ProcessRow& row = file.processes[i];
+      const Usage& usage = row.usage[d];
+      if (usage.busy_ns == 0 && usage.kernels == 0) continue;
+      const bool live = row.state.load(std::memory_order_acquire) == RowState::kLive;
+      std::printf("process %d device %u busy_ms %.3f work_ms %.3f kernels %llu %s %s\n", row.pid, d,
+                  ms(usage.busy_ns), ms(usage.work_ns),
+                  static_cast<unsigned long long>(usage.kernels), live ? "live" : "ended",
+                  row.name);
+    }
+  }
+  return 0;
+}
+
 int reset() {
   const std::string path = state_path();
   glob_t contents{};
@@ -68,8 +98,8 @@ int main(int argc, char** argv) {
   using namespace softmig::sim;
   const std::string command = argc == 2 ? argv[1] : "";
   if (command == "reset") return reset();
-  if (command != "show") {
-    std::fprintf(stderr, "usage: softmig-sim show|reset\n");
+  if (command != "show" && command != "busy") {
+    std::fprintf(stderr, "usage: softmig-sim show|busy|reset\n");
     return 2;
   }
   std::string error;
@@ -78,5 +108,5 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "softmig-sim: %s\n", error.c_str());
     return 1;
   }
-  return show(state);
+  return command == "show" ? show(state) : busy(state);
 }

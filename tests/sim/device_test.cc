@@ -168,8 +168,10 @@ TEST_F(ModelTest, AttributesAreThoseOfAnH100) {
 TEST(SettingsTest, GeometryIsParsed) {
   softmig::sim::Settings settings;
   std::string error;
-  ASSERT_TRUE(softmig::sim::parse_settings("2x48G:l40s+1x81920M,context=100M,overhead=1K,kernel=7",
-                                           &settings, &error));
+  ASSERT_TRUE(
+      softmig::sim::parse_settings("2x48G:l40s+1x81920M,context=100M,overhead=1K,kernel=7,"
+                                   "slice=3,switch=4,refill=0",
+                                   &settings, &error));
   ASSERT_EQ(settings.cards.size(), 3u);
   EXPECT_EQ(settings.cards[1].memory, 48 * kGiB);
   EXPECT_EQ(settings.cards[1].model->key, "l40s");
@@ -177,9 +179,12 @@ TEST(SettingsTest, GeometryIsParsed) {
   EXPECT_EQ(settings.context_listed, 100 * kMiB);
   EXPECT_EQ(settings.context_unlisted, kKiB);
   EXPECT_EQ(settings.kernel_ns, 7000u);
-  for (const char* bad :
-       {"", "x48G", "0x48G", "2x", "2x48", "17x48G", "1x80G:b200", "1x80G,context",
-        "1x80G,context=2X", "1x80G,color=1", "1x80G+", "99999999999999999999x1G"}) {
+  EXPECT_EQ(settings.slice_ns, 3000u);
+  EXPECT_EQ(settings.switch_ns, 4000u);
+  EXPECT_EQ(settings.refill_ns, 0u);
+  for (const char* bad : {"", "x48G", "0x48G", "2x", "2x48", "17x48G", "1x80G:b200",
+                          "1x80G,context", "1x80G,context=2X", "1x80G,color=1", "1x80G,slice=0",
+                          "1x80G,switch=x", "1x80G+", "99999999999999999999x1G"}) {
     if (std::string(bad) == "1x80G+") continue;  // an empty group is no group
     EXPECT_FALSE(softmig::sim::parse_settings(bad, &settings, &error)) << bad;
     EXPECT_NE(error, "") << bad;
