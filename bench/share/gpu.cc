@@ -9,25 +9,8 @@
 #include "share/kernel.h"
 
 namespace softmig::bench {
-namespace {
 
 using gpu_test::Driver;
-
-CUfunction load_kernel(const Driver& d) {
-  CUmodule module = nullptr;
-  CUfunction function = nullptr;
-  CUresult code = CUDA_SUCCESS;
-  // The older one first: it covers more cards.
-  for (const char* target : {"sm_52", "sm_70"}) {
-    code = d.cuModuleLoadData(&module, work_ptx(target).c_str());
-    if (code == CUDA_SUCCESS) break;
-  }
-  must(code, "cuModuleLoadData");
-  must(d.cuModuleGetFunction(&function, module, kWorkName), "cuModuleGetFunction");
-  return function;
-}
-
-}  // namespace
 
 int64_t now_ns() {
   timespec t{};
@@ -50,6 +33,20 @@ void must(CUresult code, const char* what) {
   if (code != CUDA_SUCCESS) give_up(what + std::string(" gave ") + std::to_string(code));
 }
 
+CUfunction load_work(const Driver& d) {
+  CUmodule module = nullptr;
+  CUfunction function = nullptr;
+  CUresult code = CUDA_SUCCESS;
+  // The older one first: it covers more cards.
+  for (const char* target : {"sm_52", "sm_70"}) {
+    code = d.cuModuleLoadData(&module, work_ptx(target).c_str());
+    if (code == CUDA_SUCCESS) break;
+  }
+  must(code, "cuModuleLoadData");
+  must(d.cuModuleGetFunction(&function, module, kWorkName), "cuModuleGetFunction");
+  return function;
+}
+
 void Gpu::open() {
   std::string step;
   const CUresult code = session_.open(gpu_test::Lookup{}, 0, &step);
@@ -61,7 +58,7 @@ void Gpu::open() {
   must(d.cuDeviceGetAttribute(&count, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, session_.device),
        "cuDeviceGetAttribute");
   multiprocessors_ = static_cast<unsigned int>(count);
-  work_ = load_kernel(d);
+  work_ = load_work(d);
   must(d.cuMemAlloc_v2(&sink_, sizeof expected_), "cuMemAlloc");
   must(d.cuMemsetD8_v2(sink_, 0, sizeof expected_), "cuMemsetD8");
 }

@@ -27,6 +27,9 @@ enum class How { kPlain, kPerThread, kCooperative };
 [[noreturn]] void give_up(const std::string& text);
 void must(CUresult code, const char* what);
 
+// The work kernel in the current context.
+CUfunction load_work(const gpu_test::Driver& driver);
+
 class Gpu {
  public:
   // A context on device 0 and the kernel in it.
