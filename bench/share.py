@@ -12,6 +12,7 @@ printed, not judged by the exit status, unless --strict is given.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import re
@@ -179,6 +180,8 @@ class Bench:
         self.pool = []
 
     def run_round(self, mix, one, mode, jobs):
+        if mode == "native" and len(mix.members) == 1:
+            one = dataclasses.replace(one, seconds=min(one.seconds, suites.NATIVE_SECONDS))
         begin = start_ns(LEAD)
         workers, commands = [], []
         for number, job in enumerate(jobs):
@@ -202,7 +205,7 @@ class Bench:
             meter.close()
         key = (mix.name, one.label)
         if mode == "native":
-            self.native[(mix.name, one.label)] = result
+            self.native[key] = result
         tables.judge(result, None if one.offsets else self.native.get(key))
         self.record(result)
         print(tables.compact(result), flush=True)
