@@ -2,7 +2,7 @@
 
 from xml.sax.saxutils import escape
 
-WIDTH, PANEL, LEFT, TOP, GAP = 760, 170, 56, 40, 34
+WIDTH, PANEL, LEFT, TOP, GAP = 760, 170, 56, 52, 34
 COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#ff8ab7", "#a463f2", "#97bbf5")
 BUCKET = 0.1  # seconds, as in series.h
 
@@ -52,8 +52,10 @@ def _panel(top, panel, seconds, highest):
 
 
 def share_over_time(title, panels):
-    """panels: [{"title", "rows": [{"series": percent per bucket, "limit", "offset"}]}]; dashed lines
-    are limits. Returns the text of the SVG."""
+    """panels: [{"title", "rows": [{"label", "series": percent per bucket, "limit", "offset"}]}].
+
+    Dashed lines are limits. Returns the text of the SVG.
+    """
     rows = [row for panel in panels for row in panel["rows"]]
     seconds = max(row["offset"] + len(row["series"]) * BUCKET for row in rows)
     most = max(max(row["series"], default=0) for row in rows)
@@ -66,6 +68,10 @@ def share_over_time(title, panels):
         f'<rect width="{WIDTH}" height="{height}" fill="white"/>',
         _text(LEFT, 18, title + ": share of the GPU in percent, 100 ms means", 14),
     ]
+    # Jobs in the order of the first panel; a job of several processes has a line for each.
+    for number, row in enumerate(panels[0]["rows"]):
+        colour = COLOURS[number % len(COLOURS)]
+        parts.append(_text(LEFT + 84 * number, 34, row["label"], 11, colour=colour))
     for number, panel in enumerate(panels):
         parts += _panel(TOP + number * PANEL + 8, panel, seconds, highest)
     return "\n".join(parts + ["</svg>"]) + "\n"

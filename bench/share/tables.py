@@ -108,11 +108,12 @@ def plots(results, folder):
                 "title": result["mode"],
                 "rows": [
                     {
+                        "label": f"job {number} ({job['limit']} %)",
                         "series": series,
                         "limit": None if result["mode"] == "native" else job["limit"],
                         "offset": job["offset"],
                     }
-                    for job in result["jobs"]
+                    for number, job in enumerate(result["jobs"], 1)
                     for series in job["series"]
                 ],
             }
