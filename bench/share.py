@@ -217,6 +217,8 @@ class Bench:
         chosen = self.options.modes.split(",") if self.options.modes else None
         self.calibrate()
         modes = []
+        estimate = sum(mix.seconds() * len(chosen or mix.modes) for mix in mixes)
+        print(f"{estimate:.0f} s at most for the whole suite", flush=True)
         for mix in mixes:
             mix.modes = chosen or mix.modes
             modes += [mode for mode in mix.modes if mode not in modes]

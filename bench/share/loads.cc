@@ -10,6 +10,7 @@ using Kind = Spec::Kind;
 
 constexpr double kChunkNs = 5e5;   // launches of so much work are one entry of the account
 constexpr double kAheadNs = 10e6;  // how far the program runs ahead of the GPU, at least
+constexpr double kDeepNs = 300e6;  // the same of a program that never waits
 constexpr int64_t kPollNs = 50'000, kHostWorkNs = 60'000, kRestNs = 1'000'000;
 constexpr int64_t kLightPeriodNs = 4'000'000;
 constexpr double kIdleWorkNs = 1e6;
@@ -19,10 +20,11 @@ constexpr unsigned int kOtherKernel = 1024;  // shared memory that makes it anot
 constexpr struct {
   std::string_view name;
   Kind kind;
-} kKinds[] = {{"back", Kind::kBack},        {"streams", Kind::kStreams}, {"ptsz", Kind::kPerThread},
-              {"coop", Kind::kCooperative}, {"graph", Kind::kGraph},     {"wait", Kind::kWait},
-              {"small", Kind::kSmall},      {"idle", Kind::kIdle},       {"light", Kind::kLight},
-              {"bound", Kind::kBound},      {"mixed", Kind::kMixed},     {"varied", Kind::kVaried}};
+} kKinds[] = {{"back", Kind::kBack},      {"deep", Kind::kDeep},        {"streams", Kind::kStreams},
+              {"ptsz", Kind::kPerThread}, {"coop", Kind::kCooperative}, {"graph", Kind::kGraph},
+              {"wait", Kind::kWait},      {"small", Kind::kSmall},      {"idle", Kind::kIdle},
+              {"light", Kind::kLight},    {"bound", Kind::kBound},      {"mixed", Kind::kMixed},
+              {"varied", Kind::kVaried}};
 
 void host_work(int64_t ns) {
   for (const int64_t end = now_ns() + ns; now_ns() < end;) {
@@ -195,7 +197,8 @@ void Runner::after(Lane* lane, int64_t begin_ns) {
 
 // Waits until the program is not too far ahead of the GPU: at least two chunks are in flight then.
 void Runner::make_room(Lane* lane, double gpu_ns) {
-  while (lane->flying.size() >= 2 && lane->flying_ns + gpu_ns > std::max(kAheadNs, 2 * gpu_ns)) {
+  const double most = std::max(spec_.kind == Kind::kDeep ? kDeepNs : kAheadNs, 2 * gpu_ns);
+  while (lane->flying.size() >= 2 && lane->flying_ns + gpu_ns > most) {
     sleep_until(now_ns() + kPollNs);
     collect(lane);
   }

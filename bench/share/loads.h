@@ -16,6 +16,7 @@ namespace softmig::bench {
 
 // KIND:LENGTH, LENGTH that of one kernel:
 //   back      back to back on one stream            streams  the same on four streams
+//   deep      back to back, far ahead of the GPU
 //   ptsz      on the per-thread default stream      coop     cooperative launches
 //   graph     graphs of 20 kernels, back to back    wait     launch, wait, launch, wait ...
 //   small     small grids on four streams, which overlap on the GPU
@@ -27,6 +28,7 @@ namespace softmig::bench {
 struct Spec {
   enum class Kind {
     kBack,
+    kDeep,
     kStreams,
     kPerThread,
     kCooperative,

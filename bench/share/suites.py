@@ -94,6 +94,7 @@ ALONE_LOADS = [
     "back:20us",
     "back:2ms",
     "graph:200us",
+    "deep:200us",
     "mixed",
     "streams:200us",
     "wait:200us",
