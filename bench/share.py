@@ -12,6 +12,7 @@ printed, not judged by the exit status, unless --strict is given.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -71,6 +72,8 @@ class Bench:
         self.began = time.monotonic()
         os.makedirs(options.out, exist_ok=True)
         self.place = Place(options, "share")
+        if not os.path.exists(self.place.preload):
+            sys.exit(f"{self.place.preload} is not there: build it first")
         self.errors = open(os.path.join(options.out, "stderr.log"), "w", encoding="utf-8")
         self.lines = open(os.path.join(options.out, "lines.jsonl"), "w", encoding="utf-8")
         self.node = Node(self.place, options.via, self.errors)
@@ -98,7 +101,7 @@ class Bench:
     def calibrate(self):
         worker = self.node.native()
         try:
-            worker.answer()
+            worker.ready()
             line = worker.ask("calibrate")
         finally:
             worker.close()
@@ -112,7 +115,7 @@ class Bench:
         """How the clocks changed since the calibration, in percent."""
         worker = self.node.native()
         try:
-            worker.answer()
+            worker.ready()
             line = worker.ask("again", "200us")
         finally:
             worker.close()
@@ -127,23 +130,18 @@ class Bench:
         return not self.options.only or re.search(self.options.only, name)
 
     def run_mix(self, mix, mode):
-        rounds = [one for one in mix.rounds if self.wanted(mix, one)]
-        if not rounds:
-            return
         if mix.seconds() > self.left():
             self.skipped.append(f"{mix.name} {mode}")
             return
         jobs = []
         try:
             jobs = self.start_jobs(mix, mode)
-            for one in rounds:
+            for one in mix.rounds:
                 self.run_round(mix, one, mode, jobs)
         except Failed as failure:
-            for one in rounds:
-                if not any(
-                    r["mix"] == mix.name and r["round"] == one.label and r["mode"] == mode
-                    for r in self.results
-                ):
+            done = {(r["mix"], r["round"], r["mode"]) for r in self.results}
+            for one in mix.rounds:
+                if (mix.name, one.label, mode) not in done:
                     self.fail(mix, one, mode, failure)
             if mode == "native":
                 self.close_pool()
@@ -169,7 +167,7 @@ class Bench:
             fresh = [worker for job in jobs for worker in job]
         try:
             for worker in fresh:
-                worker.answer()
+                worker.ready()
         except Failed:
             close(fresh)
             raise
@@ -217,10 +215,13 @@ class Bench:
         chosen = self.options.modes.split(",") if self.options.modes else None
         self.calibrate()
         modes = []
-        estimate = sum(mix.seconds() * len(chosen or mix.modes) for mix in mixes)
-        print(f"{estimate:.0f} s at most for the whole suite", flush=True)
         for mix in mixes:
             mix.modes = chosen or mix.modes
+            mix.rounds = [one for one in mix.rounds if self.wanted(mix, one)]
+        mixes = [mix for mix in mixes if mix.rounds]
+        estimate = sum(mix.seconds() * len(mix.modes) for mix in mixes)
+        print(f"at most {estimate:.0f} s", flush=True)
+        for mix in mixes:
             modes += [mode for mode in mix.modes if mode not in modes]
         # Native first: one set of processes serves all, and is gone before a limited job starts.
         for mix in mixes:
@@ -262,7 +263,8 @@ class Bench:
 def close(workers):
     """All at once: ending a context takes a while."""
     for worker in workers:
-        worker.process.stdin.close()
+        with contextlib.suppress(OSError):
+            worker.process.stdin.close()
     for worker in workers:
         worker.close()
 

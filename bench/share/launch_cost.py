@@ -82,7 +82,7 @@ def _run(bench, member, load):
     node = bench.node
     worker = node.limited(member, "library")[0] if member else node.native()
     try:
-        worker.answer()
+        worker.ready()
         seconds = bench.options.seconds
         worker.tell("run", load, seconds, 1, start_ns(0.1))
         line = worker.answer(seconds + 1)

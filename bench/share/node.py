@@ -31,7 +31,8 @@ class Failed(RuntimeError):
 class Worker:
     """One program that serves."""
 
-    def __init__(self, command, env, errors, user=None):
+    def __init__(self, command, env, errors, user=None, limited=False):
+        self.limited = limited
         rights = {"user": user, "group": user, "extra_groups": []} if user is not None else {}
         self.process = subprocess.Popen(
             command,
@@ -68,6 +69,13 @@ class Worker:
             raise Failed(f"ended with {self.process.wait()}")
         if not line.get("ok", True):
             raise Failed(line.get("text", str(line)))
+        return line
+
+    def ready(self, seconds=0):
+        """The answer of a program that has made its context."""
+        line = self.answer(seconds)
+        if line["library"] != self.limited:
+            raise Failed("libsoftmig.so is " + ("not " if self.limited else "") + "loaded")
         return line
 
     def ask(self, *words):
@@ -121,7 +129,8 @@ class Node:
             variables["SOFTMIG_SLOTS"] = slots
         env = self.place.new_slice(None, variables=variables)
         return [
-            Worker(command, env, self.errors, self.place.user) for _ in range(member.processes)
+            Worker(command, env, self.errors, self.place.user, limited=True)
+            for _ in range(member.processes)
         ]
 
     def _through_run(self, limit, slots, variables, command):
@@ -129,7 +138,7 @@ class Node:
         if slots:
             run += ["--slots", slots]
         env = {**self.place.bare_environment(), **variables}
-        return Worker(run + ["--"] + command, env, self.errors, self.place.user)
+        return Worker(run + ["--"] + command, env, self.errors, self.place.user, limited=True)
 
     def passive(self):
         return {**self.place.bare_environment(), "LD_PRELOAD": self.place.preload}

@@ -8,11 +8,13 @@
 // COSTS is the "costs" of a calibration made natively; loads.h lists the loads. SKIP seconds at the
 // start count for no figure. Answers are lines of JSON; serve says first that it is ready: it has a
 // context and a kernel and has launched nothing.
+#include <link.h>
 #include <unistd.h>
 
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <iostream>
 #include <sstream>
 #include <string>
@@ -60,8 +62,20 @@ void run(Gpu* gpu, const Costs& costs, const std::string& load, double seconds, 
   line.add("ok", true).print();
 }
 
+// Whether libsoftmig.so is in this process: ld.so goes on without a library that it cannot load.
+bool has_library() {
+  const auto look = [](dl_phdr_info* info, size_t, void*) {
+    return std::strstr(info->dlpi_name, "libsoftmig.so") != nullptr ? 1 : 0;
+  };
+  return dl_iterate_phdr(look, nullptr) != 0;
+}
+
 int serve(Gpu* gpu, Costs costs) {
-  gpu_test::Line("ready").add("pid", static_cast<int64_t>(getpid())).add("ok", true).print();
+  gpu_test::Line("ready")
+      .add("pid", static_cast<int64_t>(getpid()))
+      .add("library", has_library())
+      .add("ok", true)
+      .print();
   for (std::string text; std::getline(std::cin, text);) {
     std::istringstream words(text);
     std::string command, name;

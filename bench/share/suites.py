@@ -4,6 +4,8 @@ A mix's processes are started anew for every mode. Where one mix has several rou
 finds them cold; the suite "alone" has one round per mix.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 
 NATIVE_SECONDS = 1  # a job alone and native is the same all the time

@@ -24,7 +24,10 @@ class Group:
         self.bench, self.name, self.workers, self.limits = bench, name, workers, limits
 
     def open(self):
-        together(self.workers, [("open",)] * len(self.workers), 60)
+        for worker in self.workers:
+            worker.tell("open")
+        for worker in self.workers:
+            worker.ready(60)
 
     def measure(self, model):
         lines = together(self.workers, [("prepare", model)] * len(self.workers), 120)

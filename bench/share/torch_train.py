@@ -157,7 +157,8 @@ def obey(words, trainings):
     if command == "open":
         torch.ones(1, device="cuda")
         torch.cuda.synchronize()
-        say("ready", pid=os.getpid())
+        with open("/proc/self/maps", encoding="ascii", errors="replace") as maps:
+            say("ready", pid=os.getpid(), library="libsoftmig.so" in maps.read())
     elif command == "prepare":
         trainings[name] = Training(name)
         say("prepared", checksum=trainings[name].sum)
