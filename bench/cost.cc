@@ -1,6 +1,7 @@
 // cost all [SINCE_NS]   every cost of one process that uses the GPU; SINCE_NS is when its parent
 //                       started it (CLOCK_MONOTONIC), for the time to the first context
-// cost calls            a call through the PLT into a hooked function that refuses at once
+// cost calls            a call through the PLT into hooked functions that refuse at once
+// cost launch           launches of an empty kernel, of a cooperative one and of a graph of one
 // cost pointers         whose are the functions that look-ups give? (passive: all the driver's)
 // cost exec N [PRELOAD] N times /bin/true without, with and again without PRELOAD, interleaved
 // cost hold             makes a context and waits for the end of standard input
@@ -20,6 +21,7 @@
 #include <vector>
 
 #include "common/gpu.h"
+#include "share/gpu.h"
 
 extern char** environ;
 
@@ -28,11 +30,7 @@ namespace {
 
 constexpr uint64_t kPage = 2 * kMiB;
 
-int64_t now_ns() {
-  timespec t{};
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return int64_t{t.tv_sec} * 1000000000 + t.tv_nsec;
-}
+using bench::now_ns;
 
 double median(std::vector<double> values) {
   if (values.empty()) return 0;
@@ -165,7 +163,60 @@ int all(int64_t since) {
 int calls() {
   Line line("cost");
   line.add("plt_call", batched_ns(200, 100000, [] { ::cuMemAlloc_v2(nullptr, 0); }));
+  line.add("plt_launch", batched_ns(200, 100000, [] {
+             ::cuLaunchKernel(nullptr, 1, 1, 1, 1, 1, 1, 0, nullptr, nullptr, nullptr);
+           }));
   line.add("ok", true).print();
+  return 0;
+}
+
+// Each launch by itself, in portions that fit into the driver's queue; the first ones do not count.
+template <class Body>
+double launch_ns(const Session& s, CUstream stream, Body body) {
+  constexpr int kPortions = 60, kPortion = 256, kFirst = 10;
+  std::vector<double> times;
+  for (int i = 0; i < kPortions; ++i) {
+    for (int j = 0; j < kPortion; ++j) {
+      const int64_t start = now_ns();
+      body();
+      if (i >= kFirst) times.push_back(static_cast<double>(now_ns() - start));
+    }
+    s.driver.cuStreamSynchronize(stream);
+  }
+  return median(times);
+}
+
+int launch() {
+  Session s;
+  std::string step;
+  const CUresult code = s.open(Lookup{Door::kLink, 0, 0}, 0, &step);
+  if (code != CUDA_SUCCESS) return fail(step + " " + std::to_string(code));
+  const Driver& d = s.driver;
+  const CUfunction empty = bench::load_work(d);
+  uint64_t iterations = 0;
+  CUdeviceptr sink = 0;
+  CUstream stream = nullptr;
+  CUgraph graph = nullptr;
+  CUgraphExec exec = nullptr;
+  d.cuMemAlloc_v2(&sink, sizeof iterations);
+  d.cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING);
+  void* params[] = {&iterations, &sink};
+  const auto kernel = [&] {
+    d.cuLaunchKernel(empty, 1, 1, 1, 32, 1, 1, 0, stream, params, nullptr);
+  };
+  d.cuStreamBeginCapture_v2(stream, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL);
+  kernel();
+  d.cuStreamEndCapture(stream, &graph);
+  if (d.cuGraphInstantiateWithFlags(&exec, graph, 0) != CUDA_SUCCESS) return fail("no graph");
+  Line("cost")
+      .add("launch", launch_ns(s, stream, kernel))
+      .add("launch_cooperative",
+           launch_ns(
+               s, stream,
+               [&] { d.cuLaunchCooperativeKernel(empty, 1, 1, 1, 32, 1, 1, 0, stream, params); }))
+      .add("launch_graph", launch_ns(s, stream, [&] { d.cuGraphLaunch(exec, stream); }))
+      .add("ok", true)
+      .print();
   return 0;
 }
 
@@ -258,10 +309,12 @@ int main(int argc, char** argv) {
   const std::string what = argc > 1 ? argv[1] : "";
   if (what == "all") return all(argc > 2 ? std::strtoll(argv[2], nullptr, 10) : 0);
   if (what == "calls") return calls();
+  if (what == "launch") return launch();
   if (what == "pointers") return pointers();
   if (what == "exec" && argc > 2)
     return exec_true(std::atoi(argv[2]), argc > 3 ? argv[3] : nullptr);
   if (what == "hold") return hold();
-  std::fprintf(stderr, "usage: cost all [SINCE_NS] | calls | pointers | exec N [PRELOAD] | hold\n");
+  std::fprintf(
+      stderr, "usage: cost all [SINCE_NS] | calls | launch | pointers | exec N [PRELOAD] | hold\n");
   return 2;
 }

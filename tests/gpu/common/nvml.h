@@ -22,6 +22,7 @@
   X(nvmlDeviceGetMPSComputeRunningProcesses_v2) \
   X(nvmlDeviceGetMPSComputeRunningProcesses_v3) \
   X(nvmlDeviceGetRunningProcessDetailList)      \
+  X(nvmlDeviceGetUtilizationRates)              \
   X(nvmlDeviceGetProcessUtilization)            \
   X(nvmlDeviceGetProcessesUtilizationInfo)
 
