@@ -281,8 +281,10 @@ class Lab:
 
     def cancel_all(self):
         """Ends all jobs, and waits until they are gone."""
-        run("scancel", "--state=PENDING", "--user=" + ",".join(USERS), check=False)
-        run("scancel", "--state=RUNNING", "--user=" + ",".join(USERS), check=False)
+        for state in ("PENDING", "RUNNING"):  # in this order, or what waits would start
+            jobs = self.output("squeue", "-h", f"--states={state}", "-o", "%A").split()
+            if jobs:
+                run("scancel", *jobs, check=False)
         wait_for("no job left", lambda: not self.output("squeue", "-h").strip())
 
 
