@@ -17,3 +17,8 @@ function(sm_slurm_test name)
   set_tests_properties(slurm.${name} PROPERTIES ENVIRONMENT "PYTHONDONTWRITEBYTECODE=1;${ARGN}"
                        SKIP_RETURN_CODE 77 TIMEOUT 300 LABELS "slurm;root")
 endfunction()
+sm_slurm_test(spellings)
+
+add_test(NAME slurm.killed COMMAND ${Python3_EXECUTABLE} ${sm_slurm_tests}/killed_test.py)
+set_tests_properties(slurm.killed PROPERTIES ENVIRONMENT PYTHONDONTWRITEBYTECODE=1
+                     SKIP_RETURN_CODE 77 TIMEOUT 60 LABELS "slurm;root")

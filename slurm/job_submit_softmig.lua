@@ -48,6 +48,7 @@ local function request_of(job, record)
       { key = "tres_per_task", per = "task", text = job.tres_per_task },
       { key = "tres_per_socket", per = "socket", text = job.tres_per_socket },
     },
+    prefixed = true,
     per_gpu = given_per_gpu(job),
     nodes = known(job.min_nodes) or (record and known(record.min_nodes)),
     tasks = known(job.num_tasks),

@@ -202,6 +202,9 @@ local function survey(request, shards)
       if item.kind == "slice" then
         local slice, fault = slice_in_shards(item, shards)
         if not slice then return nil, fault end
+        if request.prefixed and item.prefix == "" then
+          return nil, item.shown .. " would be taken for no GPU at all: use gres=gpu:" .. item.type
+        end
         slices_here = slices_here + 1
         if slices_here > 1 or (found.slice and not same(found.slice, slice)) then
           return nil,
@@ -263,6 +266,7 @@ end
 --     bare          items are types of GPUs even without "gpu:"
 --   per_gpu         options that count by GPU and were given, e.g. {"--cpus-per-gpu"}
 --   nodes, tasks, tasks_per_node   numbers, nil if not known
+--   prefixed        all items come with "gres:" or "gres/", and without it Slurm ignores them
 --   step            inside of a job: it has its slice already
 -- Returns {key = new text} with what changes, {} for nothing; or nil and a line for the user.
 function rules.translate(request, shards)
@@ -274,12 +278,13 @@ function rules.translate(request, shards)
   if other then
     return nil, slice.shown .. " and " .. other .. " cannot be had in one job"
   end
+  local home = request.families[1]
+  local nothing = request.step and home.text == "none"
   local per_gpu = request.per_gpu and request.per_gpu[1]
   if per_gpu then
     return nil, per_gpu .. " counts whole GPUs and does not go with " .. slice.shown ..
         ": use --cpus-per-task and --mem"
   end
-  local home = request.families[1]
   for _, family in ipairs(request.families) do
     if family.has_slice then
       fault = fault_of_count(family, request, slice)
@@ -287,6 +292,8 @@ function rules.translate(request, shards)
       changes[family.key] = table.concat(text_without_slices(family), ",")
     end
   end
+  -- srun --gres=none in a job that left SLURM_GPUS=l40s.4 behind: a step without its slice.
+  if nothing then return changes end
   local items = text_without_slices(home)
   items[#items + 1] =
     string.format("%sshard:%s:%d", prefix_for(home, slice), slice.type, slice.count)

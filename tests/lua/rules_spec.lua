@@ -99,7 +99,8 @@ describe("the shards of a type", function()
   end)
 
   it("can be one: no slices", function()
-    refuses('"gpu:v100.2" cannot be had, v100 is not cut into slices: ask for gpu:v100:1', { node = "gpu:v100.2" }, nil, shards)
+    refuses('"gpu:v100.2" cannot be had, v100 is not cut into slices: ask for gpu:v100:1',
+      { node = "gpu:v100.2" }, nil, shards)
   end)
 end)
 
@@ -138,6 +139,10 @@ describe("the other option families", function()
     assert.is_table(translate({ task = "l40s.4" }, { tasks = 2, tasks_per_node = 1 }))
   end)
 
+  it("leave a step that wants nothing without its slice", function()
+    assert.are.same({ job = "" }, translate({ node = "none", job = "l40s.4" }, { step = true }))
+  end)
+
   it("refuse options that count by GPU", function()
     assert.matches("^%-%-cpus%-per%-gpu counts whole GPUs",
       refusal({ node = "gpu:l40s.4" }, { per_gpu = { "--cpus-per-gpu" } }))
@@ -149,7 +154,7 @@ describe("what is no slice", function()
   it("is refused with the slices that there are", function()
     assert.are.equal('"gpu:l40s.3:1" is not a slice, l40s is cut into 4: ask for l40s.2 or l40s.4',
       refusal({ node = "gres:gpu:l40s.3:1" }))
-    for _, text in ipairs { "gpu:l40s.0:1", "gpu:l40s.8:1", "gpu:l40s.5", "gpu:l40s.9999999999999999" } do
+    for _, text in ipairs { "gpu:l40s.0:1", "gpu:l40s.8:1", "gpu:l40s.5", "gpu:l40s.9999999" } do
       refuses("is not a slice", { node = text })
     end
   end)
@@ -177,6 +182,11 @@ describe("what is no slice", function()
       refusal({ node = "gres:gpu:a100:1,gres:gpu:l40s.4" }))
     refuses("cannot be had in one job", { node = "gpu:l40s.4,shard:1" })
     refuses("cannot be had in one job", { node = "gpu:l40s.4", job = "2" })
+  end)
+
+  it("lacks the prefix that Slurm needs", function()
+    refuses("would be taken for no GPU at all: use gres=gpu:l40s.4", { node = "gpu:l40s.4:1" },
+      { prefixed = true })
   end)
 
   it("lacks its type", function()
@@ -214,7 +224,8 @@ end)
 describe("everything else", function()
   it("passes untouched", function()
     for _, text in ipairs { "gpu:1", "gpu", "gpu:l40s:2", "gpu:l40s", "gpu=2",
-      "gres:gpu:a100_3g.20gb:1", "gpu:nosuch:1", "nic:1", "tmp:1.5", "mem=1.5G", "", ",", ":", "gpu:", "gpu:.4", "none" } do
+      "gres:gpu:a100_3g.20gb:1", "gpu:nosuch:1", "nic:1", "tmp:1.5", "mem=1.5G", "", ",", ":",
+      "gpu:", "gpu:.4", "none" } do
       passes(text)
     end
     assert.are.same({}, translate({}))

@@ -158,7 +158,7 @@ def make_devices(nodes):
     DEVICES.mkdir(parents=True)
     for index in range(max(len(gpus) for gpus in nodes.values())):
         path = DEVICES / f"nvidia{index}"
-        os.mknod(path, 0o20666, os.makedev(4, 60 + index))
+        os.mknod(path, 0o20666, os.makedev(4, 48 + index))
         os.chmod(path, 0o666)
 
 
@@ -326,8 +326,7 @@ def main():
         sys.exit(2)
     lack = missing()
     if lack:
-        print(f"skipped: the Slurm lab {lack}" if lack.startswith("needs") else
-              f"skipped: no Slurm lab: {lack}")
+        print(f"skipped: no Slurm lab: {lack}")
         sys.exit(SKIPPED)
     command = [sys.executable, os.path.abspath(sys.argv[1]), *sys.argv[2:]]
     if sys.argv[1] == "--shell":

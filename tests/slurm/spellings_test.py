@@ -1,12 +1,13 @@
 """Every spelling of a slice, through the real sbatch, salloc, srun and scontrol."""
 
+import concurrent.futures
 import pathlib
 import unittest
 
 import lab
 
 HERE = pathlib.Path(__file__).resolve().parent
-NODES = {"n1": ["l40s", "rtx_6000"], "n2": ["l40s", "a100-sxm4", "tesla.v100"]}
+NODES = {"n1": ["l40s"] * 3 + ["rtx_6000"], "n2": ["l40s"] * 3 + ["a100-sxm4"] * 2 + ["tesla.v100"]}
 SHOW = "scontrol -o show job $SLURM_JOB_ID"
 
 # What scontrol update makes of a job that has shard:l40s:3. Slurm 22.05 hands on no text when it refuses
@@ -98,22 +99,23 @@ class Spellings(Case):
                     text = self.lab.output("scontrol", "-o", "show", "job", job) if job else ""
                     self.check(unfiltered if plain else filtered, result, text)
 
+    def at_once(self, client, script, plain):
+        """[(row, result)] of all requests that may start. salloc waits in steps of three seconds."""
+        rows = [row for row in spellings() if row[1]]
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            return list(zip(rows, pool.map(lambda row: self.lab.as_user(
+                "ada", client, *row[0], "sh", "-c", script, plain=plain, timeout=90), rows)))
+
     def test_salloc(self):
         for plain in (False, True):
-            for words, starts, filtered, unfiltered in spellings():
-                if not starts:
-                    continue
+            for (words, _, filtered, unfiltered), result in self.at_once("salloc", SHOW, plain):
                 with self.subTest(request=" ".join(words), filter=not plain):
-                    result = self.lab.as_user("ada", "salloc", *words, "sh", "-c", SHOW, plain=plain)
                     self.check(unfiltered if plain else filtered, result, result.stdout)
 
     def test_srun(self):
-        for words, starts, filtered, _ in spellings():
-            if not starts:
-                continue
+        script = f"echo had=$SLURM_SHARDS_ON_NODE; {SHOW}"
+        for (words, _, filtered, _), result in self.at_once("srun", script, False):
             with self.subTest(request=" ".join(words)):
-                result = self.lab.as_user("ada", "srun", *words, "sh", "-c",
-                                          f"echo had=$SLURM_SHARDS_ON_NODE; {SHOW}")
                 self.check(filtered, result, result.stdout)
                 if filtered.startswith("shard:l40s:") and "," not in filtered:
                     self.assertIn("had=" + filtered.rsplit(":", 1)[1], result.stdout.split())
@@ -146,7 +148,7 @@ class Steps(Case):
     def steps(self, submit, plain, *steps):
         """What steps of a job print of their shards; `submit` is the job's request."""
         script = "unset SLURM_CONF\n" + "\n".join(
-            f"srun {step} sh -c 'echo \"[{step}] ${{SLURM_SHARDS_ON_NODE:-none}}\"'" for step in steps)
+            f"srun -Q {step} sh -c 'echo \"[{step}] ${{SLURM_SHARDS_ON_NODE:-none}}\"'" for step in steps)
         path = lab.HOME / "steps.sh"
         path.write_text("#!/bin/sh\n" + script + "\n", encoding="ascii")
         out = lab.HOME / "steps.out"
