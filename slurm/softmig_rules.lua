@@ -41,18 +41,17 @@ function rules.parse_shards(text, path)
   local number = 0
   for line in (text .. "\n"):gmatch("(.-)\r?\n") do
     number = number + 1
-    local key, value = line:match("^%s*([%u_]+%b[])%s*=%s*(.-)%s*$")
-    if not key then key, value = line:match("^%s*([%u_]+)%s*=%s*(.-)%s*$") end
-    local name = key and key:match("^" .. rules.KEY .. "%[(.*)%]$")
-    if name or key == rules.KEY then
-      local place = path .. ":" .. number .. ": " .. key .. ": "
+    local rest, value = line:match("^%s*" .. rules.KEY .. "([^=]-)%s*=%s*(.-)%s*$")
+    if rest then
+      local place = path .. ":" .. number .. ": " .. rules.KEY .. rest .. ": "
+      local name = rest:match("^%[(.*)%]$")
+      if rest ~= "" and not (name and name:match("^" .. TYPE .. "$")) then
+        return nil, place .. quoted(name or rest) .. " is not a type of GPU"
+      end
       local count = value:match("^%d%d?$") and tonumber(value)
       if not count or count < 1 or count > rules.MAX_SHARDS then
         return nil,
           place .. quoted(value) .. " is not a whole number from 1 to " .. rules.MAX_SHARDS
-      end
-      if name and not name:match("^" .. TYPE .. "$") then
-        return nil, place .. quoted(name) .. " is not a type of GPU"
       end
       if name then
         shards.types[name:lower()] = { name = name, count = count }

@@ -264,6 +264,7 @@ describe("softmig.conf", function()
       ["NUM_SHARDS_PER_GPU=4 # four"] = '"4 # four" is not',
       ["NUM_SHARDS_PER_GPU[a100]=x"] = 'softmig.conf:1: NUM_SHARDS_PER_GPU[a100]: "x" is not',
       ["NUM_SHARDS_PER_GPU[a,b]=4"] = '"a,b" is not a type of GPU',
+      ["NUM_SHARDS_PER_GPU[a100=4"] = '"[a100" is not a type of GPU',
       ["NUM_SHARDS_PER_GPU[]=4"] = '"" is not a type of GPU',
     } do
       local shards, problem = parse(text)
