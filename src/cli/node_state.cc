@@ -87,12 +87,13 @@ std::optional<JobState> parse_state(uint64_t job_id, std::string_view text) {
   JobState state;
   state.job_id = job_id;
   std::istringstream lines{std::string(text)};
-  SlotClaim claim;
-  while (lines >> claim.gpu >> std::dec >> claim.count >> std::hex >> claim.mask) {
-    if (claim.count == 0 || claim.count > kMostSlots) return std::nullopt;
+  for (std::string line; std::getline(lines, line);) {
+    std::istringstream words(line);
+    SlotClaim claim;
+    words >> claim.gpu >> claim.count >> std::hex >> claim.mask;
+    if (!words || !words.eof() || claim.count == 0 || claim.count > kMostSlots) return std::nullopt;
     state.claims.push_back(claim);
   }
-  if (!lines.eof()) return std::nullopt;
   return state;
 }
 

@@ -236,9 +236,20 @@ class Lab:
         wait_for("slurmctld answers", lambda: "UP" in self.output("scontrol", "ping"))
 
     def start_node(self, node, *options):
-        """The slurmd of one node."""
+        """The slurmd of one node, with a /run/softmig of its own: run_folder() outside of it."""
         os.makedirs(f"/var/spool/slurmd.{node}", exist_ok=True)
-        self.daemon(f"slurmd.{node}", "slurmd", "-N", node, *options)
+        os.makedirs("/run/softmig", exist_ok=True)
+        self.run_folder(node).mkdir(parents=True, exist_ok=True)
+        self.daemon(f"slurmd.{node}", *self.on_node(node, "slurmd", "-N", node, *options))
+
+    def on_node(self, node, *command):
+        """The command, as it is run on that node."""
+        return ["unshare", "--mount", "--propagation", "private", "sh", "-c",
+                f'mount --bind {self.run_folder(node)} /run/softmig && exec "$@"', "sh", *command]
+
+    def run_folder(self, node):
+        """What is /var/run/softmig on that node."""
+        return pathlib.Path(f"/run/lab/nodes/{node}")
 
     def daemon(self, log, *command):
         """Starts a daemon that goes to the background by itself."""
