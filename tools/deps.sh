@@ -12,12 +12,15 @@ shopt -s inherit_errexit
 build=(cmake make g++ python3 libcli11-dev libfmt-dev nlohmann-json3-dev libgtest-dev libgmock-dev
   libbenchmark-dev)
 tests=(bats binutils util-linux procps python3-pip clang-14 libclang-rt-14-dev)
-check=(git shellcheck clang-format clang-tidy)
+# What the tests of the Slurm side call; without them those tests are skipped.
+slurm=(lua-busted lua5.1 lua5.2 lua5.3 lua5.4 slurmctld slurmd slurm-client
+  slurm-wlm-basic-plugins munge iproute2)
+check=(lua-check git shellcheck clang-format clang-tidy)
 
 case "${1:-}" in
   build) wanted=("${build[@]}") ;;
-  test) wanted=("${build[@]}" "${tests[@]}") ;;
-  check) wanted=("${build[@]}" "${tests[@]}" "${check[@]}") ;;
+  test) wanted=("${build[@]}" "${tests[@]}" "${slurm[@]}") ;;
+  check) wanted=("${build[@]}" "${tests[@]}" "${slurm[@]}" "${check[@]}") ;;
   *)
     echo "usage: $0 build|test|check" >&2
     exit 2

@@ -16,6 +16,8 @@ void add_limits(CLI::App& app, int* status);
 void add_calibrate(CLI::App& app, int* status);
 void add_config(CLI::App& app, int* status);
 void add_demo(CLI::App& app, int* status);
+void add_job_start(CLI::App& app, int* status);
+void add_job_end(CLI::App& app, int* status);
 void add_gpu_worker(CLI::App& app, int* status);
 void add_doctor(CLI::App& app, int* status);
 void add_setup(CLI::App& app, int* status);

@@ -68,6 +68,8 @@ int main_with(std::vector<std::string> words) {
   add_config(app, &status);
   add_setup(app, &status);
   add_doctor(app, &status);
+  add_job_start(app, &status);
+  add_job_end(app, &status);
   add_version(app, &status);
   std::reverse(words.begin(), words.end());  // as CLI11 wants them
   try {

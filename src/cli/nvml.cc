@@ -109,17 +109,24 @@ std::string Nvml::start(const std::string& library) {
 }
 
 void Nvml::find_devices() {
+  // Not among the declarations of abi/nvml.h, since the library does not hook it.
+  using GetMinorNumber = nvmlReturn_t (*)(nvmlDevice_t, unsigned int*);
+  const auto get_minor =
+      reinterpret_cast<GetMinorNumber>(dlsym(library_, "nvmlDeviceGetMinorNumber"));
   unsigned int count = 0;
   if (call_->nvmlDeviceGetCount_v2(&count) != NVML_SUCCESS) return;
   for (unsigned int i = 0; i < count; i++) {
     NvmlDevice device;
     device.index = static_cast<int>(i);
+    unsigned int minor = i;
     char name[NVML_DEVICE_NAME_V2_BUFFER_SIZE] = {}, uuid[NVML_DEVICE_UUID_V2_BUFFER_SIZE] = {};
     // A card that fell off the bus, or one that this job may not open, is left out.
     if (call_->nvmlDeviceGetHandleByIndex_v2(i, &device.handle) != NVML_SUCCESS ||
         call_->nvmlDeviceGetUUID(device.handle, uuid, sizeof uuid) != NVML_SUCCESS) {
       continue;
     }
+    if (get_minor != nullptr) get_minor(device.handle, &minor);
+    device.minor = static_cast<int>(minor);
     call_->nvmlDeviceGetName(device.handle, name, sizeof name);
     device.name = name;
     device.uuid_text = uuid;

@@ -14,6 +14,7 @@ namespace softmig::cli {
 struct NvmlDevice {
   nvmlDevice_t handle = nullptr;
   int index = 0;  // as nvidia-smi numbers
+  int minor = 0;  // N of /dev/nvidiaN
   std::string name;
   std::string uuid_text;  // "GPU-..."
   policy::Uuid uuid = {};

@@ -1,0 +1,315 @@
+"""From sbatch to the files that limit a job: prolog and epilog on simulated GPUs.
+
+SOFTMIG is the command line under test, SOFTMIG_SIM_NVML the folder of a simulated NVML.
+"""
+
+import os
+import pathlib
+import random
+import re
+import shutil
+import statistics
+import subprocess
+import time
+import unittest
+
+import lab
+
+NODES = {"n1": ["l40s"], "n2": ["l40s", "a100"]}
+CARDS = {"n1": "1x48G:l40s", "n2": "1x48G:l40s+1x80G:a100"}
+SOFTMIG = pathlib.Path(os.environ["SOFTMIG"])
+NVML = os.environ["SOFTMIG_SIM_NVML"]
+
+PROLOG = """\
+#!/bin/bash
+export PATH=/run/lab/bin:/usr/bin SOFTMIG_SIM_STATE=/run/lab/sim.$SLURMD_NODENAME
+export LD_LIBRARY_PATH={nvml} SOFTMIG_SIM=$(cat /run/lab/cards.$SLURMD_NODENAME)
+[ ! -e /run/lab/no_nvml ] || LD_LIBRARY_PATH=/nowhere
+begin=$(date +%s%N)
+/etc/slurm/prolog_softmig.sh 2>>/run/lab/prolog.err
+status=$?
+echo $(( ($(date +%s%N) - begin) / 1000 )) >>/run/lab/prolog.us
+exit $status
+"""
+EPILOG = """\
+#!/bin/bash
+export PATH=/run/lab/bin:/usr/bin
+exec /etc/slurm/epilog_softmig.sh
+"""
+KEPT = {"cgroup_ns", "lock"}
+
+
+def setUpModule():
+    """One Slurm for all."""
+    Case.lab = lab.Lab(NODES, "Prolog=/run/lab/prolog.sh\nEpilog=/run/lab/epilog.sh\n")
+    for name, text in (("prolog", PROLOG.format(nvml=NVML)), ("epilog", EPILOG)):
+        path = pathlib.Path(f"/run/lab/{name}.sh")
+        path.write_text(text, encoding="ascii")
+        path.chmod(0o755)
+        os.makedirs("/etc/slurm", exist_ok=True)
+        shutil.copy(lab.SOURCE / "slurm" / f"{name}_softmig.sh", "/etc/slurm")
+    for node, cards in CARDS.items():
+        pathlib.Path(f"/run/lab/cards.{node}").write_text(cards, encoding="ascii")
+    pathlib.Path("/run/lab/bin").mkdir()
+    os.symlink(SOFTMIG, "/run/lab/bin/softmig")
+    Case.lab.start()
+
+
+class Case(unittest.TestCase):
+    """Jobs that hold still while their files are looked at."""
+    lab = None
+
+    def setUp(self):
+        self.folders = {node: self.lab.run_folder(node) for node in NODES}
+
+    def tearDown(self):
+        self.lab.softmig_conf.unlink(missing_ok=True)
+        self.lab.cancel_all()
+        for node, folder in self.folders.items():
+            lab.wait_for(f"nothing left of jobs on {node}", lambda folder=folder: set(
+                entry.name for entry in folder.iterdir()) <= KEPT)
+        self.assertEqual(self.states(), {"idle"})
+
+    def states(self):
+        lab.wait_for("no node completing", lambda: "comp" not in self.lab.output(
+            "sinfo", "-h", "-N", "-o", "%t"))
+        return set(self.lab.output("sinfo", "-h", "-N", "-o", "%t").split())
+
+    def submit(self, *options, user="ada"):
+        """A job that sleeps; its id."""
+        result = self.lab.as_user(user, "sbatch", "--parsable", "-o", "/dev/null", *options,
+                                  "--wrap", "sleep 300")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        return result.stdout.strip()
+
+    def started(self, job):
+        """Waits until a job runs its script."""
+        lab.wait_for(f"job {job} runs", lambda: self.lab.job(job).get("JobState") == "RUNNING"
+                     and self.lab.job(job).get("Reason") == "None")
+
+    def running(self, *options, user="ada"):
+        """As submit, and its prolog is over."""
+        job = self.submit(*options, user=user)
+        self.started(job)
+        return job
+
+    def config(self, job, node="n1"):
+        """The config of a job as {key: value}; None if there is none."""
+        path = self.folders[node] / f"{job}.conf"
+        if not path.exists():
+            return None
+        lines = path.read_text(encoding="ascii").splitlines()
+        return dict(line.split("=", 1) for line in lines)
+
+
+class Slices(Case):
+    """What the prolog writes for a job."""
+
+    def test_a_quarter(self):
+        job = self.running("-w", "n1", "--gres=gpu:l40s.4:1")
+        config = self.config(job)
+        self.assertRegex(config.pop("SOFTMIG_GPUS"), "^GPU-[0-9a-f-]{36}$")
+        self.assertEqual(config, {
+            "SOFTMIG_UID": str(lab.FIRST_UID), "CUDA_DEVICE_MEMORY_LIMIT": "12288M",
+            "CUDA_DEVICE_SM_LIMIT": "25", "SOFTMIG_SLOTS": "0/4"})
+
+    def test_files_are_roots_and_the_region_is_the_users(self):
+        job = self.running("-w", "n1", "--gres=gpu:l40s.4:1", user="bob")
+        status = (self.folders["n1"] / f"{job}.conf").lstat()
+        self.assertEqual((status.st_uid, status.st_mode, status.st_nlink), (0, 0o100644, 1))
+        status = (self.folders["n1"] / f"{job}.region").lstat()
+        self.assertEqual((status.st_uid, status.st_gid, status.st_mode),
+                         (lab.FIRST_UID + 1, lab.FIRST_UID + 1, 0o100600))
+        self.assertEqual(self.folders["n1"].stat().st_mode & 0o777, 0o755)
+        self.assertEqual((self.folders["n1"] / "cgroup_ns").read_text().strip(),
+                         str(os.stat("/proc/self/ns/cgroup").st_ino))
+
+    def test_four_users_share_no_slot(self):
+        jobs = [self.submit("-w", "n1", "--gres=gpu:l40s.4:1", user=user) for user in lab.USERS]
+        for job in jobs:
+            self.started(job)
+        self.assertEqual({self.config(job)["SOFTMIG_SLOTS"] for job in jobs},
+                         {"0/4", "1/4", "2/4", "3/4"})
+        self.assertEqual([self.config(job)["SOFTMIG_UID"] for job in jobs],
+                         [str(lab.FIRST_UID + i) for i in range(4)])
+
+    def test_the_memory_is_that_of_the_very_gpu(self):
+        # Slurm's order of n2's GPUs is l40s, a100 or the other way round; the names decide.
+        half = self.running("-w", "n2", "--gres=gpu:a100.2:1")
+        quarter = self.running("-w", "n2", "--gres=gpu:l40s.4:1")
+        self.assertEqual(self.config(half, "n2")["CUDA_DEVICE_MEMORY_LIMIT"], "40960M")
+        self.assertEqual(self.config(half, "n2")["SOFTMIG_SLOTS"], "0,1/4")
+        self.assertEqual(self.config(quarter, "n2")["CUDA_DEVICE_MEMORY_LIMIT"], "12288M")
+        self.assertNotEqual(self.config(half, "n2")["SOFTMIG_GPUS"],
+                            self.config(quarter, "n2")["SOFTMIG_GPUS"])
+
+    def test_shards_of_two_types(self):
+        job = self.running("--gres=shard:l40s:1,shard:a100:3")
+        config = self.config(job, "n2")
+        gpus = config["SOFTMIG_GPUS"].split(",")
+        self.assertEqual(len(set(gpus)), 2)
+        self.assertEqual(config["CUDA_DEVICE_MEMORY_LIMIT"], "12288M")
+        self.assertEqual({config["CUDA_DEVICE_MEMORY_LIMIT_0"], config["CUDA_DEVICE_MEMORY_LIMIT_1"]},
+                         {"12288M", "61440M"})
+
+    def test_a_job_on_two_nodes_has_a_slice_on_each(self):
+        job = self.running("-N2", "--gres=gpu:l40s.2:1")
+        for node in NODES:
+            self.assertEqual(self.config(job, node)["CUDA_DEVICE_MEMORY_LIMIT"], "24576M")
+            self.assertEqual(self.config(job, node)["CUDA_DEVICE_SM_LIMIT"], "50")
+
+    def test_whole_gpus_and_no_gpus_are_not_limited(self):
+        whole, none = self.running("-w", "n1", "--gres=gpu:l40s:1"), self.running("-w", "n1")
+        self.assertIsNone(self.config(whole))
+        self.assertIsNone(self.config(none))
+
+    def test_all_shards_are_all_of_the_gpu(self):
+        job = self.running("-w", "n1", "--gres=shard:l40s:4")
+        self.assertEqual(self.config(job)["CUDA_DEVICE_MEMORY_LIMIT"], "49152M")
+        self.assertEqual(self.config(job)["CUDA_DEVICE_SM_LIMIT"], "100")
+
+    def test_every_task_of_an_array_has_its_own(self):
+        self.submit("-w", "n1", "--array=1-4", "--gres=gpu:l40s.4:1")
+        lab.wait_for("four configs", lambda: len(list(self.folders["n1"].glob("*.conf"))) == 4 and all(
+            "SOFTMIG_SLOTS" in path.read_text() for path in self.folders["n1"].glob("*.conf")))
+        self.assertEqual(len({path.read_text() for path in self.folders["n1"].glob("*.conf")}), 4)
+
+    def test_a_job_that_is_requeued_gets_its_slice_anew(self):
+        job = self.running("-w", "n1", "--gres=gpu:l40s.4:1")
+        before = (self.folders["n1"] / f"{job}.region").stat().st_ino
+        lab.run("scontrol", "requeue", job)
+        lab.wait_for("requeued", lambda: self.lab.job(job).get("JobState") == "PENDING")
+        lab.run("scontrol", "update", f"JobId={job}", "Gres=shard:l40s:2", check=False)
+        lab.run("scontrol", "update", f"JobId={job}", "StartTime=now", check=False)
+        self.started(job)
+        self.assertNotEqual((self.folders["n1"] / f"{job}.region").stat().st_ino, before)
+        self.assertEqual(self.config(job)["CUDA_DEVICE_MEMORY_LIMIT"], "24576M")
+
+    def test_softmig_conf_decides(self):
+        self.lab.softmig_conf.write_text(
+            "NUM_SHARDS_PER_GPU=4\nMEMORY_RESERVE[l40s]=1G\nLIMIT_COMPUTE=0\nSOFTMIG_LOG_LEVEL=2\n",
+            encoding="ascii")
+        config = self.config(self.running("-w", "n1", "--gres=gpu:l40s.4:1"))
+        self.assertEqual(config["CUDA_DEVICE_MEMORY_LIMIT"], "12032M")
+        self.assertNotIn("CUDA_DEVICE_SM_LIMIT", config)
+        self.assertEqual(config["SOFTMIG_LOG_LEVEL"], "2")
+
+
+class Failures(Case):
+    """A job with a slice fails with a message, or is right; nodes are kept."""
+
+    def cancelled(self, *options):
+        """Submits, waits until the job is cancelled, and gives back what its user reads."""
+        job = self.submit(*options)
+        lab.wait_for("cancelled", lambda: self.lab.job(job).get("JobState") == "CANCELLED")
+        text = self.lab.output("scontrol", "-o", "show", "job", job)
+        self.assertIn("idle", self.states())
+        return re.search("Comment=(.*?) (?:StdErr|Command|WorkDir)=|Comment=(.*)", text).group(0)
+
+    def test_a_broken_softmig_conf(self):
+        self.lab.softmig_conf.write_text("ON_FAILURE=perhaps\n", encoding="ascii")
+        self.assertIn('/etc/softmig/softmig.conf:1: ON_FAILURE: "perhaps" is not',
+                      self.cancelled("-w", "n1", "--gres=gpu:l40s.4:1"))
+
+    def test_no_nvml(self):
+        mark = pathlib.Path("/run/lab/no_nvml")
+        mark.touch()
+        try:
+            self.assertIn("SoftMig: NVML", self.cancelled("-w", "n1", "--gres=gpu:l40s.4:1"))
+        finally:
+            mark.unlink()
+
+    def environment(self, job, node="n1"):
+        return {"PATH": "/run/lab/bin:" + lab.PATH, "SLURM_JOB_ID": job, "SLURM_JOB_GPUS": "0",
+                "SLURM_JOB_UID": str(lab.FIRST_UID), "SLURM_JOB_GID": str(lab.FIRST_UID),
+                "SLURMD_NODENAME": node, "LD_LIBRARY_PATH": NVML,
+                "SOFTMIG_SIM_STATE": f"/run/lab/sim.{node}", "SOFTMIG_SIM": CARDS[node]}
+
+    def job_start(self, job, **more):
+        return lab.run(*self.lab.on_node("n1", "softmig", "job-start"), check=False,
+                       env={**self.environment(job), **more})
+
+    def test_a_controller_that_does_not_answer(self):
+        fake = pathlib.Path("/run/lab/fake")
+        fake.mkdir()
+        for name in ("scontrol", "scancel"):
+            (fake / name).write_text("#!/bin/sh\necho 'Unable to contact slurm controller' >&2\nexit 1\n")
+            (fake / name).chmod(0o755)
+        result = self.job_start("4711", PATH=f"{fake}:/run/lab/bin:{lab.PATH}")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertIn("cannot be asked: Unable to contact slurm controller", result.stderr)
+        self.assertIn("closed: the Slurm controller", self.config("4711")["CUDA_DEVICE_MEMORY_LIMIT"])
+        (self.folders["n1"] / "4711.conf").unlink()
+
+    def test_a_folder_that_cannot_be_written_stops_the_job(self):
+        result = lab.run(*self.lab.on_node("n1", "sh", "-c", "mount -t tmpfs -o size=4k,mode=755 x "
+                                           "/run/softmig; dd if=/dev/zero of=/run/softmig/full "
+                                           "bs=4k count=9 2>/dev/null; softmig job-start"),
+                         check=False, env=self.environment("4711"))
+        self.assertEqual(result.returncode, 1, result.stderr)
+        self.assertIn("No space left", result.stderr)
+        result = lab.run(*self.lab.on_node("n1", "sh", "-c", "mount -t tmpfs -o mode=777 x "
+                                           "/run/softmig; softmig job-start"),
+                         check=False, env=self.environment("4711"))
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("nobody else can write", result.stderr)
+
+    def test_killed_at_any_instant(self):
+        job = self.running("-w", "n1", "--gres=gpu:l40s.4:1")
+        right = self.config(job)
+        seen = set()
+        path = self.folders["n1"] / f"{job}.conf"
+        for _ in range(60):
+            path.unlink(missing_ok=True)
+            with subprocess.Popen(self.lab.on_node("n1", "softmig", "job-start"),
+                                  env=self.environment(job), stderr=subprocess.DEVNULL) as process:
+                time.sleep(random.uniform(0.002, 0.06))
+                process.kill()
+                killed = process.wait() != 0
+            config = self.config(job)
+            if config is None:
+                self.assertTrue(killed, "a job without limits")
+                seen.add("before")
+            elif "closed" in config["CUDA_DEVICE_MEMORY_LIMIT"]:
+                self.assertTrue(killed)
+                seen.add("closed")
+            else:
+                self.assertEqual(config, right)
+                seen.add("right")
+        self.assertTrue(seen & {"closed", "before"}, seen)
+        self.assertEqual(self.job_start(job).returncode, 0)
+        self.assertEqual(self.config(job), right)
+
+    def test_orphans_give_their_slots_back(self):
+        job = self.running("-w", "n1", "--gres=gpu:l40s.4:1")
+        gpu = self.config(job)["SOFTMIG_GPUS"]
+        for name in ("conf", "region", "state"):
+            (self.folders["n1"] / f"9999.{name}").write_text(f"{gpu} 4 e\n", encoding="ascii")
+        other = self.running("-w", "n1", "--gres=gpu:l40s.2:1")
+        self.assertEqual(self.config(other)["SOFTMIG_SLOTS"], "1,2/4")
+        self.assertFalse((self.folders["n1"] / "9999.conf").exists())
+
+
+class Burst(Case):
+    """Many short jobs at once."""
+
+    def test_no_wrong_limit_and_no_drained_node(self):
+        count = int(os.environ.get("SOFTMIG_BURST", "40"))
+        times = pathlib.Path("/run/lab/prolog.us")
+        before = len(times.read_text().split()) if times.exists() else 0
+        result = self.lab.as_user("cyd", "sbatch", f"--array=1-{count}", "--gres=gpu:l40s.4:1", "-o",
+                                  f"{lab.HOME}/burst.%a", "--wrap",
+                                  "cat /run/lab/nodes/$SLURMD_NODENAME/$SLURM_JOB_ID.conf")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        lab.wait_for("all done", lambda: not self.lab.output("squeue", "-h").strip(), seconds=120)
+        for task in range(1, count + 1):
+            text = (lab.HOME / f"burst.{task}").read_text()
+            self.assertIn("CUDA_DEVICE_MEMORY_LIMIT=12288M\n", text, f"task {task}")
+            self.assertIn(f"SOFTMIG_UID={lab.FIRST_UID + 2}\n", text)
+        spent = [int(us) / 1000 for us in times.read_text().split()[before:]]
+        print(f"prologs: {len(spent)}, median {statistics.median(spent):.1f} ms, "
+              f"most {max(spent):.1f} ms")
+
+
+if __name__ == "__main__":
+    unittest.main()
