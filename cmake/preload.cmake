@@ -10,7 +10,11 @@ function(sm_preload_flags target)
   endif()
 endfunction()
 
-# Symbols are bound when they are first used: most processes never use any.
+# Every exec on a node pays for what the dynamic linker does here, and most processes never call a
+# function of the library. So nothing runs at its start or end (no start files), symbols are bound
+# when they are first used (one that an old libc lacks then stops no exec either), one mapping holds
+# all that is only read, and no second call to the kernel makes read-only what lazy binding would
+# leave writable for the greater part (norelro).
 function(sm_preload_link target)
   if(SOFTMIG_SANITIZE)
     set_target_properties(${target} PROPERTIES EXCLUDE_FROM_ALL ON)
@@ -18,7 +22,8 @@ function(sm_preload_link target)
   endif()
   set(script ${CMAKE_SOURCE_DIR}/cmake/exports.map)
   set_target_properties(${target} PROPERTIES LINK_DEPENDS ${script})
-  target_link_options(${target} PRIVATE -nodefaultlibs -Wl,-z,defs -Wl,-z,lazy -Wl,-z,relro
-    -Wl,-z,nodelete -Wl,--gc-sections -Wl,-Bsymbolic-functions -Wl,--hash-style=gnu -Wl,--version-script=${script})
+  target_link_options(${target} PRIVATE -nostartfiles -nodefaultlibs -Wl,-z,defs -Wl,-z,lazy
+    -Wl,-z,norelro -Wl,-z,noseparate-code -Wl,-z,nodelete -Wl,--gc-sections -Wl,-Bsymbolic-functions
+    -Wl,--hash-style=gnu -Wl,--version-script=${script})
   target_link_libraries(${target} PRIVATE c gcc)
 endfunction()

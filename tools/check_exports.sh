@@ -8,6 +8,9 @@
 set -u
 
 floor=2.17 # the oldest glibc that we run on
+# What the dynamic linker may have to do at every exec: words to move, symbols to look up.
+most_words=128
+most_symbols=8
 
 if [ $# -ne 1 ] || [ ! -f "$1" ]; then
   echo "usage: $0 LIB" >&2
@@ -66,6 +69,20 @@ for table in .preinit_array .init_array .fini_array; do
   [ $((0x$size)) -le "$word" ] && [ "$table" != .preinit_array ] && continue
   fault "$table has $((0x$size / word)) entries: a constructor or destructor of ours"
 done
+
+# Slots of functions (JUMP_SLOT) wait for the first call.
+relocations=$(LC_ALL=C readelf -rW "$library" | awk '$3 ~ /^R_/ && $3 !~ /JUMP_SLO/ {print $3}')
+words=$(echo "$relocations" | grep -c RELATIVE)
+symbols_at_start=$(echo "$relocations" | grep -vc -e RELATIVE -e '^$')
+if [ "$words" -gt "$most_words" ]; then
+  fault "$words words are relocated at every exec, $most_words may be"
+fi
+if [ "$symbols_at_start" -gt "$most_symbols" ]; then
+  fault "$symbols_at_start symbols are looked up at every exec, $most_symbols may be"
+fi
+if echo "$dynamic" | grep -q -e BIND_NOW -e 'Flags:.*NOW'; then
+  fault "looks up all its symbols at every exec (-z now)"
+fi
 
 if LC_ALL=C readelf -lW "$library" | grep -q 'GNU_STACK.*RWE'; then
   fault "asks for an executable stack"

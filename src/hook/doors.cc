@@ -19,8 +19,8 @@ struct Verdict {
 // What the program gets for a symbol of ours, once it is known what the driver itself would give.
 void* choose(const Entry& entry, void* drivers_own) {
   if (drivers_own == nullptr || !active()) return drivers_own;
-  pin_driver(entry.library);
-  return entry.hook;
+  pin_driver(entry.library());
+  return entry.hook();
 }
 
 // `own_scope`: the caller's own scope may hold a driver that we do not see from here.
@@ -30,19 +30,19 @@ Verdict decide(void* handle, const char* name, void* system, bool own_scope, Loo
   if (entry == nullptr || system == nullptr) return {nullptr, system};
   void* found = look_up(handle);
   // Our own export stands before the driver's in the global scope: what comes after us was meant.
-  if (found == entry->hook) found = look_up(RTLD_NEXT);
+  if (found == entry->hook()) found = look_up(RTLD_NEXT);
   if (found == nullptr && own_scope && (handle == RTLD_DEFAULT || handle == RTLD_NEXT)) {
-    found = driver_symbol(entry->library, name);
+    found = driver_symbol(entry->library(), name);
   }
   if (found == nullptr) return {nullptr, nullptr};
   // Who asks for the next may be what we found, an interposer behind us: only the driver is safe.
-  void* drivers = handle == RTLD_NEXT ? driver_symbol(entry->library, name) : nullptr;
+  void* drivers = handle == RTLD_NEXT ? driver_symbol(entry->library(), name) : nullptr;
   if (drivers != nullptr) found = drivers;
   // The list of loaded objects is behind a lock that a fork child may find held: it is walked once.
-  if (found != *entry->next) {
-    void* drivers_own = driver_symbol(entry->library, name);
+  if (found != *entry->next()) {
+    void* drivers_own = driver_symbol(entry->library(), name);
     if (found != drivers_own) return {found, nullptr};
-    *entry->next = drivers_own;
+    *entry->next() = drivers_own;
   }
   return {choose(*entry, found), nullptr};
 }
@@ -71,10 +71,10 @@ extern "C" [[gnu::used]] Verdict softmig_decide_dlvsym(void* handle, const char*
 // log.
 static void* replace(const char* name, void* drivers_own, int version, uint64_t flags) {
   if (drivers_own == nullptr || name == nullptr || !active()) return drivers_own;
-  if (const Entry* entry = find_by_driver_address(drivers_own)) return entry->hook;
+  if (const Entry* entry = find_by_driver_address(drivers_own)) return entry->hook();
   if (const Entry* expected = find_for_version(name, version, flags)) {
     job::log(job::LogLevel::kError, "cuGetProcAddress(%s, %d, %llu) is newer than %s: not limited",
-             name, version, static_cast<unsigned long long>(flags), expected->name);
+             name, version, static_cast<unsigned long long>(flags), expected->name());
   }
   return drivers_own;
 }

@@ -8,6 +8,9 @@
 // `since` is the CUDA version that brought this spelling (0 for NVML). The row goes into a linker
 // section, so there is no list to keep in step. next_<name> calls the driver; without a driver it
 // answers what a machine without one would.
+//
+// A row holds distances instead of addresses: an address would have to be relocated in each of the
+// many processes that load the library and never look for a driver.
 #pragma once
 
 #include <cstdint>
@@ -21,13 +24,26 @@ namespace softmig::hook {
 
 enum class Library : uint32_t { kCuda, kNvml };
 
-struct Entry {
-  const char* name;
-  void* hook;
-  void** next;
-  uint32_t since;
-  Library library;
+// Never copied: what it says counts from where it lies.
+class Entry {
+ public:
+  Entry(const Entry&) = delete;
+  Entry& operator=(const Entry&) = delete;
+
+  const char* name() const { return at<const char>(name_); }
+  void* hook() const { return at<void>(hook_); }
+  void** next() const { return at<void*>(next_); }
+  int since() const { return since_; }
+  Library library() const { return name()[0] == 'n' ? Library::kNvml : Library::kCuda; }
+
+ private:
+  template <typename T>
+  static T* at(const int32_t& distance) {
+    return reinterpret_cast<T*>(reinterpret_cast<intptr_t>(&distance) + distance);
+  }
+  int32_t name_, hook_, next_, since_;
 };
+static_assert(sizeof(Entry) == 16);
 
 // Address of the driver's own symbol, found by a walk of the loaded objects; null if the library is
 // not loaded or has no such symbol.
@@ -73,18 +89,27 @@ inline bool active() { return job::slice().mode() == job::Mode::kActive; }
 
 }  // namespace softmig::hook
 
-// A driver function that we call and do not hook.
+// A driver function that we call and do not hook. Its assembler name is for the row of SM_HOOK.
 #define SM_DRIVER(fn)                                                                         \
   namespace {                                                                                 \
   struct name_of_##fn {                                                                       \
     static constexpr const char* text() { return #fn; }                                       \
   };                                                                                          \
   }                                                                                           \
-  static constinit softmig::hook::Next<std::remove_reference_t<decltype(::fn)>, name_of_##fn> \
-      next_##fn
+  [[gnu::used]] static constinit softmig::hook::Next<std::remove_reference_t<decltype(::fn)>, \
+                                                     name_of_##fn>                            \
+      next_##fn asm("softmig_next_" #fn)
 
-#define SM_HOOK(fn, since)                                                                      \
-  SM_DRIVER(fn);                                                                                \
-  [[gnu::section("softmig_hooks"), gnu::used]] static const softmig::hook::Entry entry_##fn = { \
-      #fn, reinterpret_cast<void*>(&::fn), &next_##fn.pointer, since, next_##fn.kLibrary};      \
+// C++ has no constant for the distance between two objects; the assembler has.
+#define SM_HOOK(fn, since)                                                               \
+  SM_DRIVER(fn);                                                                         \
+  asm(".pushsection .rodata.softmig_names, \"aMS\", %progbits, 1\n"                      \
+      ".Lsoftmig_name_" #fn ": .string \"" #fn                                           \
+      "\"\n"                                                                             \
+      ".popsection\n"                                                                    \
+      ".pushsection softmig_hooks, \"a\", %progbits\n"                                   \
+      ".balign 4\n"                                                                      \
+      ".long .Lsoftmig_name_" #fn " - ., " #fn " - ., softmig_next_" #fn " - ., " #since \
+      "\n"                                                                               \
+      ".popsection");                                                                    \
   extern "C" [[gnu::visibility("default")]]

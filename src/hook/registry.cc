@@ -2,9 +2,10 @@
 
 #include <string.h>
 
+// Made by the linker.
 extern "C" {
-extern const softmig::hook::Entry __start_softmig_hooks[];
-extern const softmig::hook::Entry __stop_softmig_hooks[];
+[[gnu::visibility("hidden")]] extern const softmig::hook::Entry __start_softmig_hooks[];
+[[gnu::visibility("hidden")]] extern const softmig::hook::Entry __stop_softmig_hooks[];
 }
 
 namespace softmig::hook {
@@ -38,15 +39,15 @@ const Entry* end() { return __stop_softmig_hooks; }
 const Entry* find(const char* name) {
   if (!(name[0] == 'c' && name[1] == 'u') && !(name[0] == 'n' && name[1] == 'v')) return nullptr;
   for (const Entry* entry = begin(); entry != end(); entry++) {
-    if (strcmp(entry->name, name) == 0) return entry;
+    if (strcmp(entry->name(), name) == 0) return entry;
   }
   return nullptr;
 }
 
 const Entry* find_by_driver_address(void* address) {
   for (const Entry* entry = begin(); entry != end(); entry++) {
-    if (*entry->next == nullptr) *entry->next = driver_symbol(entry->library, entry->name);
-    if (*entry->next == address) return entry;
+    if (*entry->next() == nullptr) *entry->next() = driver_symbol(entry->library(), entry->name());
+    if (*entry->next() == address) return entry;
   }
   return nullptr;
 }
@@ -55,14 +56,14 @@ const Entry* find_for_version(const char* name, int version, uint64_t flags) {
   // A function with a form for per-thread streams answers a per-thread caller with that form alone.
   bool only_per_thread = false;
   for (const Entry* entry = begin(); entry != end(); entry++) {
-    only_per_thread |= (flags & kPerThreadStream) != 0 && is_per_thread(entry->name) &&
-                       has_base(entry->name, name);
+    only_per_thread |= (flags & kPerThreadStream) != 0 && is_per_thread(entry->name()) &&
+                       has_base(entry->name(), name);
   }
   const Entry* best = nullptr;
   for (const Entry* entry = begin(); entry != end(); entry++) {
-    if (entry->library != Library::kCuda || static_cast<int>(entry->since) > version) continue;
-    if (!has_base(entry->name, name) || is_per_thread(entry->name) != only_per_thread) continue;
-    if (best == nullptr || entry->since > best->since) best = entry;
+    if (entry->library() != Library::kCuda || entry->since() > version) continue;
+    if (!has_base(entry->name(), name) || is_per_thread(entry->name()) != only_per_thread) continue;
+    if (best == nullptr || entry->since() > best->since()) best = entry;
   }
   return best;
 }

@@ -21,12 +21,12 @@ using std::memory_order_relaxed;
 using std::memory_order_release;
 
 constexpr int kConsoleLevel = 3, kOff = -1;
-constexpr const char* kLevelNames[] = {"error", "warning", "debug", "info", "trace"};
+constexpr char kLevelNames[][8] = {"error", "warning", "debug", "info", "trace"};
 constexpr uint64_t kLastLineBytes = 2 * kLogLineBytes;  // where less is left, the file is ended
 constexpr uint64_t kOthersBytes =
     uint64_t{64} * 1024;  // what other processes may write at the same instant
-constexpr std::string_view kCutMark = " ...\n", kConsolePrefix = "softmig: ";
-constexpr std::string_view kLastWords = "this log is full: nothing more is written to it";
+constexpr char kCutMark[] = " ...\n", kConsolePrefix[] = "softmig: ";
+constexpr char kLastWords[] = "this log is full: nothing more is written to it";
 
 using Path = char[768];
 
@@ -206,13 +206,13 @@ void write_to_file(const Target& target, std::string_view line) {
 
 // `line` begins with kConsolePrefix, which the file does not need.
 void write_line(const Target& target, std::string_view line) {
-  write_to_file(target, base::tail(line, kConsolePrefix.size()));
+  write_to_file(target, base::tail(line, sizeof kConsolePrefix - 1));
   if (g_level.load(memory_order_relaxed) >= kConsoleLevel) sys::write_to_console(line);
 }
 
 // Room for the mark of a cut line is kept free at the end of the buffer.
 std::string_view end_line(base::Text& text, char* line) {
-  const std::string_view end = text.overflowed() ? kCutMark : std::string_view("\n");
+  const std::string_view end = text.overflowed() ? kCutMark : "\n";
   memcpy(line + text.size(), end.data(), end.size());
   return {line, text.size() + end.size()};
 }
@@ -257,7 +257,7 @@ void log(LogLevel level, const char* format, ...) {
   if (const uint64_t count = rate.collect_left_out(); count != 0) report_left_out(target, count);
 
   char line[kLogLineBytes];
-  base::Text text(line, sizeof line - kCutMark.size() + 1);
+  base::Text text(line, sizeof line - sizeof kCutMark + 2);
   text.add(kConsolePrefix);
   begin_line(text, level);
   va_list arguments;

@@ -24,7 +24,8 @@ constexpr uint64_t kSearchPause = 1, kLongestPauseNs = 300'000;
 // The driver gives back what a process held a little after the process is gone.
 constexpr uint64_t kDeathGraceNs = 4'000'000;
 
-constexpr Places kPlaces;
+// Made where it is used: a constant of pointers would have to be relocated at every start.
+Places places() { return {}; }
 
 // True once per interval, for one of all callers.
 bool is_due(std::atomic<uint64_t>& next_ns, uint64_t interval_ns) {
@@ -70,16 +71,16 @@ Mode Slice::decide() {
 }
 
 void Slice::start() {
-  load_config(kPlaces, &config_);
+  load_config(places(), &config_);
   if (config_.source == Source::kNone ||
       (config_.source != Source::kClosed && !config_.settings.limits_anything())) {
     mode_.store(Mode::kPassive, memory_order_release);
     return;
   }
-  log_configure(kPlaces, config_);
+  log_configure(places(), config_);
   if (config_.source == Source::kClosed) log(LogLevel::kError, "%s", config_.error);
   fork_mark_ = sys::make_fork_mark();
-  open_region(kPlaces, config_, &region_);
+  open_region(places(), config_, &region_);
   pid_namespace_ = sys::pid_namespace();
   time_namespace_ = sys::time_namespace();
   next_look_ns_.store(sys::monotonic_ns() + kLookIntervalNs, memory_order_relaxed);
@@ -190,12 +191,12 @@ void Slice::refresh() {
   const sys::ErrnoGuard keep_errno;
   Guard guard(lock_);
   read_extra();
-  if (!config_changed(kPlaces, config_)) return;
-  if (reload_config(kPlaces, &config_)) {
+  if (!config_changed(places(), config_)) return;
+  if (reload_config(places(), &config_)) {
     log(LogLevel::kWarning, "limits were changed: %s", config_.path);
   }
   if (config_.error[0] != 0) log(LogLevel::kError, "%s", config_.error);
-  log_configure(kPlaces, config_);
+  log_configure(places(), config_);
   apply_limits();
 }
 
@@ -284,7 +285,7 @@ DeviceMemory Slice::view(int device) {
 bool Slice::is_alive(const abi::RegionSlot& slot, abi::PackedOwner owner) const {
   const bool claimed = policy::owner_start(owner) != 0;
   const bool comparable = slot.time_namespace.load(memory_order_relaxed) == time_namespace_;
-  return !sys::is_gone(kPlaces.proc, policy::owner_pid(owner),
+  return !sys::is_gone(places().proc, policy::owner_pid(owner),
                        comparable ? policy::owner_start(owner) : 0,
                        claimed ? slot.image.load(memory_order_relaxed) : 0);
 }

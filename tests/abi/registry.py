@@ -1,18 +1,15 @@
 """Reads the hook registry of libsoftmig.so: the linker section that SM_HOOK fills.
 
-A row is {const char* name, void* hook, void** next, uint32 since, uint32 library}; the pointers are
-still zero in the file, their values stand in the relocations. ELF64, little endian.
+A row is {int32 name, hook, next, since}; the first three are distances from where they stand to a
+text, a function and a pointer. ELF64, little endian.
 """
 
 import struct
 from typing import NamedTuple
 
 _SECTION = "softmig_hooks"
-_ROW_BYTES = 32
-_RELA, _DYNSYM = 4, 11
-# The three relocations of a data pointer, x86-64 and aarch64: against a symbol, or relative.
-_SYMBOLIC = {62: {1}, 183: {257}}
-_RELATIVE = {62: {8}, 183: {1027}}
+_ROW_BYTES = 16
+_DYNSYM = 11
 
 
 class Row(NamedTuple):
@@ -20,7 +17,6 @@ class Row(NamedTuple):
     name: str
     function: str
     since: int
-    library: int
 
 
 class _Elf:
@@ -28,7 +24,6 @@ class _Elf:
         with open(path, "rb") as file:
             self.data = file.read()
         assert self.data[:6] == b"\x7fELF\x02\x01", "not a 64-bit little-endian ELF file"
-        self.machine = struct.unpack_from("<H", self.data, 18)[0]
         table, = struct.unpack_from("<Q", self.data, 40)
         size, count, names = struct.unpack_from("<HHH", self.data, 58)
         rows = [struct.unpack_from("<IIQQQQIIQQ", self.data, table + i * size)
@@ -57,14 +52,6 @@ class _Elf:
                                                                 + section["size"]])]
         return []
 
-    def relocations(self):
-        """Yields (address, type, symbol index, addend)."""
-        for section in self.sections:
-            if section["type"] == _RELA:
-                body = self.data[section["offset"]:section["offset"] + section["size"]]
-                for address, info, addend in struct.iter_unpack("<QQq", body):
-                    yield address, info & 0xffffffff, info >> 32, addend
-
 
 def read(path):
     """The rows of the library's registry, [] if it has none."""
@@ -72,18 +59,11 @@ def read(path):
     section = next((s for s in elf.sections if s["name"] == _SECTION), None)
     if section is None:
         return []
-    symbols = elf.symbols()
-    by_address = {address: name for name, address in symbols if address}
-    relative, symbolic = {}, {}
-    for address, kind, symbol, addend in elf.relocations():
-        if kind in _RELATIVE[elf.machine]:
-            relative[address] = addend
-        elif kind in _SYMBOLIC[elf.machine]:
-            symbolic[address] = symbols[symbol][0]
+    by_address = {address: name for name, address in elf.symbols() if address}
     rows = []
     for offset in range(0, section["size"], _ROW_BYTES):
         address = section["address"] + offset
-        since, library = struct.unpack_from("<II", elf.data, section["offset"] + offset + 24)
-        function = symbolic.get(address + 8) or by_address.get(relative.get(address + 8), "?")
-        rows.append(Row(elf.text_of_address(relative[address]), function, since, library))
+        name, hook, _, since = struct.unpack_from("<4i", elf.data, section["offset"] + offset)
+        rows.append(Row(elf.text_of_address(address + name),
+                        by_address.get(address + 4 + hook, "?"), since))
     return rows

@@ -118,6 +118,19 @@ class Exports(InFolder):
         source = self.HOOK.replace("getpid()", "gettid()")
         self.assertRegex(self.check(source, "-lc"), r"needs GLIBC_2\.30: gettid")
 
+    def test_work_at_start(self):
+        words = ", ".join(f"&byte[{i}]" for i in range(200))
+        source = self.HOOK + f"""static char byte[200];
+            __attribute__((used)) static char* const table[] = {{{words}}};"""
+        self.assertRegex(self.check(source, "-lc"), r"\d+ words are relocated at every exec")
+        names = [f"cuName{i}" for i in range(20)]
+        source = self.HOOK + "".join(
+            f'extern "C" __attribute__((weak, visibility("default"))) int {name};' for name in names)
+        source += ("__attribute__((used)) static int* const table[] = {" +
+                   ", ".join(f"&{name}" for name in names) + "};")
+        self.assertRegex(self.check(source, "-lc"), r"\d+ symbols are looked up at every exec")
+        self.assertIn("-z now", self.check(self.HOOK, "-lc", "-Wl,-z,now"))
+
     def test_constructor_and_destructor(self):
         for kind in ("constructor", "destructor"):
             source = self.HOOK + f"__attribute__(({kind})) static void f() {{ getppid(); }}"

@@ -25,7 +25,7 @@ namespace {
 
 int problems = 0, compared = 0;
 
-const char* name_of(const hook::Entry* entry) { return entry != nullptr ? entry->name : "-"; }
+const char* name_of(const hook::Entry* entry) { return entry != nullptr ? entry->name() : "-"; }
 
 void compare(const std::string& name, int version, uint64_t flags, const hook::Entry* driver) {
   const hook::Entry* table = hook::find_for_version(name.c_str(), version, flags);
