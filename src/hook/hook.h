@@ -19,7 +19,9 @@
 
 namespace softmig::hook {
 
-enum class Library : uint32_t { kCuda, kNvml };
+enum class Library : uint16_t { kCuda, kNvml };
+// kCompute: look-ups give the driver's own function where no device has a limit of GPU time.
+enum class Purpose : uint16_t { kAlways, kCompute };
 
 struct Entry {
   const char* name;
@@ -27,6 +29,7 @@ struct Entry {
   void** next;
   uint32_t since;
   Library library;
+  Purpose purpose;
 };
 
 // Address of the driver's own symbol, found by a walk of the loaded objects; null if the library is
@@ -70,6 +73,11 @@ struct Next<Result(Args...), Name> {
 };
 
 inline bool active() { return job::slice().mode() == job::Mode::kActive; }
+// Whether launches are to be held to a share of GPU time.
+inline bool throttles() { return active() && job::slice().limits_compute(); }
+inline bool is_wanted(const Entry& entry) {
+  return entry.purpose == Purpose::kAlways ? active() : throttles();
+}
 
 }  // namespace softmig::hook
 
@@ -83,8 +91,17 @@ inline bool active() { return job::slice().mode() == job::Mode::kActive; }
   static constinit softmig::hook::Next<std::remove_reference_t<decltype(::fn)>, name_of_##fn> \
       next_##fn
 
-#define SM_HOOK(fn, since)                                                                      \
+#define SM_ENTRY(fn, since, purpose)                                                            \
   SM_DRIVER(fn);                                                                                \
   [[gnu::section("softmig_hooks"), gnu::used]] static const softmig::hook::Entry entry_##fn = { \
-      #fn, reinterpret_cast<void*>(&::fn), &next_##fn.pointer, since, next_##fn.kLibrary};      \
+      #fn,                                                                                      \
+      reinterpret_cast<void*>(&::fn),                                                           \
+      &next_##fn.pointer,                                                                       \
+      since,                                                                                    \
+      next_##fn.kLibrary,                                                                       \
+      softmig::hook::Purpose::purpose};                                                         \
   extern "C" [[gnu::visibility("default")]]
+
+#define SM_HOOK(fn, since) SM_ENTRY(fn, since, kAlways)
+// A hook that only a limit of GPU time needs.
+#define SM_COMPUTE_HOOK(fn, since) SM_ENTRY(fn, since, kCompute)

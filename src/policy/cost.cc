@@ -51,7 +51,7 @@ Cost& CostTable::find(uint64_t key) {
   Cost* victim = nullptr;
   uint32_t oldest = 0;
   for (uint32_t i = 0; i < kProbes; i++) {
-    Cost& row = rows_[place(key, i)];
+    Cost& row = this->row(place(key, i));
     uint64_t held = row.key.load(std::memory_order_acquire);
     if (held == 0 && row.key.compare_exchange_strong(held, key, std::memory_order_acq_rel)) {
       clock_.store(now + 1, memory_order_relaxed);
@@ -82,7 +82,7 @@ Cost& CostTable::find(uint64_t key) {
 
 Cost* CostTable::look(uint64_t key) {
   for (uint32_t i = 0; i < kProbes; i++) {
-    Cost& row = rows_[place(key, i)];
+    Cost& row = this->row(place(key, i));
     if (row.key.load(std::memory_order_acquire) == key) return &row;
   }
   return nullptr;

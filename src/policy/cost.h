@@ -40,7 +40,12 @@ class CostTable {
 
   // `rows`: kRows zeroed rows.
   explicit constexpr CostTable(Cost* rows = nullptr) : rows_(rows) {}
-  bool empty() const { return rows_ == nullptr; }
+  bool empty() const { return rows_.load(std::memory_order_acquire) == nullptr; }
+  // Gives an empty table its rows; false if somebody else was first.
+  bool adopt(Cost* rows) {
+    Cost* none = nullptr;
+    return rows_.compare_exchange_strong(none, rows, std::memory_order_acq_rel);
+  }
 
   // The row of a key, made if it is new; the one that was not used for longest gives way. Never
   // null. Any thread.
@@ -51,7 +56,9 @@ class CostTable {
   void forget(uint64_t key);
 
  private:
-  Cost* rows_;
+  Cost& row(uint64_t index) const { return rows_.load(std::memory_order_relaxed)[index]; }
+
+  std::atomic<Cost*> rows_;
   std::atomic<uint32_t> clock_{0};
 };
 

@@ -1,6 +1,7 @@
 """Reads the hook registry of libsoftmig.so: the linker section that SM_HOOK fills.
 
-A row is {const char* name, void* hook, void** next, uint32 since, uint32 library}; the pointers are
+A row is {const char* name, void* hook, void** next, uint32 since, uint16 library,
+uint16 purpose}; the pointers are
 still zero in the file, their values stand in the relocations. ELF64, little endian.
 """
 
@@ -83,7 +84,7 @@ def read(path):
     rows = []
     for offset in range(0, section["size"], _ROW_BYTES):
         address = section["address"] + offset
-        since, library = struct.unpack_from("<II", elf.data, section["offset"] + offset + 24)
+        since, library = struct.unpack_from("<IH", elf.data, section["offset"] + offset + 24)
         function = symbolic.get(address + 8) or by_address.get(relative.get(address + 8), "?")
         rows.append(Row(elf.text_of_address(relative[address]), function, since, library))
     return rows
