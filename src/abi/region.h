@@ -14,7 +14,7 @@
 namespace softmig::abi {
 
 inline constexpr uint64_t kRegionMagic = 0x31474d54464f53ULL;  // "SOFTMG1"
-inline constexpr uint32_t kRegionVersion = 1;
+inline constexpr uint32_t kRegionVersion = 2;
 inline constexpr uint32_t kMaxDevices = 16;
 inline constexpr uint32_t kMaxSlots = 32768;
 inline constexpr uint32_t kMaxObjects = 1024;
@@ -47,7 +47,11 @@ struct alignas(64) RegionAccount {
   std::atomic<PackedIntent> intent;
   std::atomic<uint64_t> applied;   // sequence of the last change seen in RegionDevice::use
   std::atomic<uint64_t> contexts;  // of the charge: units held by contexts, for views only
-  uint64_t reserved[4];
+  // Compute, of this owner of the slot (objects have none).
+  std::atomic<uint64_t> gpu_ns;     // GPU time charged
+  std::atomic<uint64_t> waited_ns;  // time that launches waited at the gate
+  std::atomic<uint64_t> launches;   // kernels, or lists of them for several devices
+  std::atomic<uint64_t> graph_launches;
 };
 
 struct alignas(64) RegionSlot {
@@ -75,6 +79,28 @@ struct alignas(64) RegionObject {
   RegionAccount account;
 };
 
+// GPU time of one device, of all processes of the job (policy/share.h). Times are CLOCK_MONOTONIC.
+struct alignas(64) RegionShare {
+  std::atomic<uint64_t> paid_until_ns;    // up to here the job's share is spent
+  std::atomic<uint64_t> queued_until_ns;  // when what is in flight should be done
+  std::atomic<uint64_t> clock_ns;         // latest reading by anybody: falls only if the clock did
+  std::atomic<uint64_t> last_user;        // slot:16 | time of its last timed work, in us
+  uint64_t reserved0[4];
+  // As in RegionAccount, the dead included.
+  std::atomic<uint64_t> gpu_ns;
+  std::atomic<uint64_t> waited_ns;
+  std::atomic<uint64_t> launches;
+  std::atomic<uint64_t> graph_launches;
+  uint64_t reserved1[4];
+};
+
+// Which time of the last two seconds was charged already (policy/busy.h): work that overlaps is
+// charged once. lap:16 | 4 cells of 12 bits, each kBusyCell long, charged in units of kBusyUnit.
+inline constexpr uint32_t kBusyWords = 4096;
+struct alignas(64) RegionBusy {
+  std::atomic<uint64_t> word[kBusyWords];
+};
+
 struct RegionHeader {
   uint64_t magic;
   uint32_t version;
@@ -90,6 +116,8 @@ struct RegionHeader {
 
 struct Region {
   RegionHeader header;
+  RegionShare share[kMaxDevices];
+  RegionBusy busy[kMaxDevices];
   RegionObject object[kMaxObjects];
   RegionSlot slot[kMaxSlots];
 };
@@ -103,7 +131,10 @@ static_assert(sizeof(RegionObject) == 512);
 static_assert(kMaxSlots + kMaxObjects <= 65536, "a writer's number must fit 16 bits");
 static_assert(sizeof(RegionSlot) == 64 + 64 * kMaxDevices);
 static_assert(offsetof(RegionHeader, device) == 64);
-static_assert(offsetof(Region, object) == 64 + 64 * kMaxDevices);
+static_assert(sizeof(RegionShare) == 128);
+static_assert(sizeof(RegionBusy) == 32768);
+static_assert(offsetof(Region, share) == 64 + 64 * kMaxDevices);
+static_assert(offsetof(Region, object) == offsetof(Region, share) + 32896 * kMaxDevices);
 
 // What the driver holds for the job beyond the ledger (module code, streams, growth of contexts),
 // measured from outside by the agent or by `softmig run`, written to "<region>.extra" by rename.

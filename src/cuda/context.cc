@@ -1,7 +1,7 @@
 // Contexts cost memory of their own: taken from the job before they are made, with all that belongs
 // to them given back when they go.
 #include "cuda/context_cost.h"
-#include "cuda/state.h"
+#include "cuda/timing.h"
 
 SM_DRIVER(cuCtxGetApiVersion);
 SM_DRIVER(cuDevicePrimaryCtxGetState);
@@ -47,6 +47,7 @@ template <typename Call>
 
 template <typename Call>
 [[gnu::noinline]] CUresult destroy_context(CUcontext context, Call call) {
+  end_timing(context);
   const CUresult result = call();
   if (result == CUDA_SUCCESS) end_context(context);
   return result;
@@ -85,6 +86,20 @@ void after_primary_release(CUdevice ordinal) {
   if (context != nullptr) end_context(context);
 }
 
+// Its events must not be asked about while it ends, and whether it ends is known afterwards.
+template <typename Call>
+[[gnu::noinline]] CUresult release_primary(CUdevice ordinal, Call call) {
+  CUcontext context = nullptr;
+  if (ordinal >= 0 && ordinal < kMaxOrdinals) {
+    context = g_primary[ordinal].load(std::memory_order_acquire);
+  }
+  const bool paused = context != nullptr && pause_timing(context);
+  const CUresult result = call();
+  if (paused) resume_timing(context, primary_is_active(ordinal));
+  after_primary_release(ordinal);
+  return result;
+}
+
 }  // namespace
 
 }  // namespace softmig::cuda
@@ -92,6 +107,7 @@ void after_primary_release(CUdevice ordinal) {
 using softmig::cuda::active;
 using softmig::cuda::create_context;
 using softmig::cuda::destroy_context;
+using softmig::cuda::release_primary;
 
 SM_HOOK(cuCtxCreate, 2000)
 CUresult cuCtxCreate(CUcontext* out, unsigned int flags, CUdevice device) {
@@ -163,6 +179,7 @@ CUresult cuVDPAUCtxCreate_v2(CUcontext* out, unsigned int flags, CUdevice device
 
 // The old way to let go of a context: it ends with its last use, which only the driver counts.
 SM_HOOK(cuCtxDetach, 2000) CUresult cuCtxDetach(CUcontext context) {
+  if (active()) softmig::cuda::end_timing(context);
   const CUresult result = next_cuCtxDetach(context);
   unsigned int version = 0;
   if (active() && result == CUDA_SUCCESS &&
@@ -180,26 +197,22 @@ CUresult cuDevicePrimaryCtxRetain(CUcontext* out, CUdevice device) {
 }
 
 SM_HOOK(cuDevicePrimaryCtxRelease, 7000) CUresult cuDevicePrimaryCtxRelease(CUdevice device) {
-  const CUresult result = next_cuDevicePrimaryCtxRelease(device);
-  if (active()) softmig::cuda::after_primary_release(device);
-  return result;
+  const auto call = [=] { return next_cuDevicePrimaryCtxRelease(device); };
+  return active() ? release_primary(device, call) : call();
 }
 
 SM_HOOK(cuDevicePrimaryCtxRelease_v2, 11000)
 CUresult cuDevicePrimaryCtxRelease_v2(CUdevice device) {
-  const CUresult result = next_cuDevicePrimaryCtxRelease_v2(device);
-  if (active()) softmig::cuda::after_primary_release(device);
-  return result;
+  const auto call = [=] { return next_cuDevicePrimaryCtxRelease_v2(device); };
+  return active() ? release_primary(device, call) : call();
 }
 
 SM_HOOK(cuDevicePrimaryCtxReset, 7000) CUresult cuDevicePrimaryCtxReset(CUdevice device) {
-  const CUresult result = next_cuDevicePrimaryCtxReset(device);
-  if (active()) softmig::cuda::after_primary_release(device);
-  return result;
+  const auto call = [=] { return next_cuDevicePrimaryCtxReset(device); };
+  return active() ? release_primary(device, call) : call();
 }
 
 SM_HOOK(cuDevicePrimaryCtxReset_v2, 11000) CUresult cuDevicePrimaryCtxReset_v2(CUdevice device) {
-  const CUresult result = next_cuDevicePrimaryCtxReset_v2(device);
-  if (active()) softmig::cuda::after_primary_release(device);
-  return result;
+  const auto call = [=] { return next_cuDevicePrimaryCtxReset_v2(device); };
+  return active() ? release_primary(device, call) : call();
 }

@@ -1,7 +1,7 @@
 // Graphs with memory nodes: the driver takes their memory when they are uploaded or launched, in
 // steps of 32 MiB, shares addresses between nodes whose lives do not overlap, and keeps what it has
 // until the device's graph memory is trimmed.
-#include "cuda/state.h"
+#include "cuda/throttle.h"
 #include "sys/memory.h"
 
 SM_DRIVER(cuDeviceGraphMemTrim);
@@ -154,8 +154,11 @@ bool release_graph_memory(int device) {
 }  // namespace softmig::cuda
 
 using softmig::cuda::active;
+using softmig::cuda::graph_work;
 using softmig::cuda::keep_exec;
 using softmig::cuda::run_graph;
+using softmig::cuda::throttle;
+using softmig::cuda::throttles;
 
 SM_HOOK(cuGraphInstantiate, 10000)
 CUresult cuGraphInstantiate(CUgraphExec* out, CUgraph graph, CUgraphNode* error_node, char* log,
@@ -188,18 +191,29 @@ CUresult cuGraphInstantiateWithParams_ptsz(CUgraphExec* out, CUgraph graph,
 
 SM_HOOK(cuGraphExecDestroy, 10000) CUresult cuGraphExecDestroy(CUgraphExec exec) {
   softmig::cuda::Record record;
-  if (active()) softmig::cuda::tables.graphs.take(reinterpret_cast<uint64_t>(exec), &record);
+  if (active()) {
+    softmig::cuda::tables.graphs.take(reinterpret_cast<uint64_t>(exec), &record);
+    softmig::cuda::forget_graph(exec);
+  }
   return next_cuGraphExecDestroy(exec);
 }
 
 SM_HOOK(cuGraphLaunch, 10000) CUresult cuGraphLaunch(CUgraphExec exec, CUstream stream) {
   if (!active()) return next_cuGraphLaunch(exec, stream);
-  return run_graph(exec, stream, [=] { return next_cuGraphLaunch(exec, stream); });
+  const auto run = [=] {
+    return run_graph(exec, stream, [=] { return next_cuGraphLaunch(exec, stream); });
+  };
+  if (!throttles()) return run();
+  return throttle(stream, false, graph_work(exec), run);
 }
 
 SM_HOOK(cuGraphLaunch_ptsz, 10000) CUresult cuGraphLaunch_ptsz(CUgraphExec exec, CUstream stream) {
   if (!active()) return next_cuGraphLaunch_ptsz(exec, stream);
-  return run_graph(exec, stream, [=] { return next_cuGraphLaunch_ptsz(exec, stream); });
+  const auto run = [=] {
+    return run_graph(exec, stream, [=] { return next_cuGraphLaunch_ptsz(exec, stream); });
+  };
+  if (!throttles()) return run();
+  return throttle(stream, true, graph_work(exec), run);
 }
 
 SM_HOOK(cuGraphUpload, 11010) CUresult cuGraphUpload(CUgraphExec exec, CUstream stream) {

@@ -1,6 +1,6 @@
 // Green contexts: a part of the processors, on top of the primary context, to which each holds a
 // reference and which it makes where there is none.
-#include "cuda/state.h"
+#include "cuda/timing.h"
 
 SM_HOOK(cuGreenCtxCreate, 12040)
 CUresult cuGreenCtxCreate(CUgreenCtx* out, CUdevResourceDesc resources, CUdevice device,
@@ -32,6 +32,7 @@ SM_HOOK(cuGreenCtxDestroy, 12040) CUresult cuGreenCtxDestroy(CUgreenCtx context)
     next_cuCtxSetCurrent(previous);
   }
   softmig::cuda::end_kept(reinterpret_cast<uint64_t>(context));
+  if (as_context != nullptr) softmig::cuda::end_timing(as_context);
   const CUresult result = next_cuGreenCtxDestroy(context);
   // A retain and release of our own sees whether the primary context went with it.
   CUcontext primary = nullptr;

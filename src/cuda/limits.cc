@@ -1,5 +1,5 @@
 // What grows inside a context: device limits (stack, heap, printf buffer) and streams.
-#include "cuda/state.h"
+#include "cuda/timing.h"
 
 SM_DRIVER(cuDeviceGetAttribute);
 SM_DRIVER(cuCtxGetCurrent);
@@ -128,6 +128,11 @@ void end_kept(uint64_t handle) {
   });
 }
 
+void end_stream(CUstream stream) {
+  end_kept(reinterpret_cast<uint64_t>(stream));
+  forget_stream(stream);
+}
+
 CUresult make_green(CUcontext primary, CUgreenCtx* out, MakeGreen make, void* arguments) {
   const CUresult result = make_kept(primary, kGreenContexts, [&] { return make(arguments); });
   if (result == CUDA_SUCCESS) {
@@ -174,11 +179,11 @@ CUresult cuGreenCtxStreamCreate(CUstream* out, CUgreenCtx context, unsigned int 
 }
 
 SM_HOOK(cuStreamDestroy, 2000) CUresult cuStreamDestroy(CUstream stream) {
-  if (active()) softmig::cuda::end_kept(reinterpret_cast<uint64_t>(stream));
+  if (active()) softmig::cuda::end_stream(stream);
   return next_cuStreamDestroy(stream);
 }
 
 SM_HOOK(cuStreamDestroy_v2, 4000) CUresult cuStreamDestroy_v2(CUstream stream) {
-  if (active()) softmig::cuda::end_kept(reinterpret_cast<uint64_t>(stream));
+  if (active()) softmig::cuda::end_stream(stream);
   return next_cuStreamDestroy_v2(stream);
 }

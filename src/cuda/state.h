@@ -79,6 +79,7 @@ using MakeGreen = CUresult (*)(void* arguments);
 CUresult make_green(CUcontext primary, CUgreenCtx* out, MakeGreen make, void* arguments);
 // One of the things that a context keeps memory for (a stream, a green context) is gone.
 void end_kept(uint64_t handle);
+void end_stream(CUstream stream);
 // For somebody who was refused: trims the device's graph memory. True if that gave something back.
 bool release_graph_memory(int device);
 // Parts of drop_context, each beside the hooks that made the records.

@@ -18,7 +18,7 @@ struct Verdict {
 
 // What the program gets for a symbol of ours, once it is known what the driver itself would give.
 void* choose(const Entry& entry, void* drivers_own) {
-  if (drivers_own == nullptr || !active()) return drivers_own;
+  if (drivers_own == nullptr || !is_wanted(entry)) return drivers_own;
   pin_driver(entry.library());
   return entry.hook();
 }
@@ -71,8 +71,11 @@ extern "C" [[gnu::used]] Verdict softmig_decide_dlvsym(void* handle, const char*
 // log.
 static void* replace(const char* name, void* drivers_own, int version, uint64_t flags) {
   if (drivers_own == nullptr || name == nullptr || !active()) return drivers_own;
-  if (const Entry* entry = find_by_driver_address(drivers_own)) return entry->hook();
-  if (const Entry* expected = find_for_version(name, version, flags)) {
+  if (const Entry* entry = find_by_driver_address(drivers_own)) {
+    return is_wanted(*entry) ? entry->hook() : drivers_own;
+  }
+  const Entry* expected = find_for_version(name, version, flags);
+  if (expected != nullptr && is_wanted(*expected)) {
     job::log(job::LogLevel::kError, "cuGetProcAddress(%s, %d, %llu) is newer than %s: not limited",
              name, version, static_cast<unsigned long long>(flags), expected->name());
   }

@@ -23,6 +23,8 @@
 namespace softmig::hook {
 
 enum class Library : uint32_t { kCuda, kNvml };
+// kCompute: look-ups give the driver's own function where no device has a limit of GPU time.
+enum class Purpose : int16_t { kAlways = 0, kCompute = 1 };
 
 // Never copied: what it says counts from where it lies.
 class Entry {
@@ -34,6 +36,7 @@ class Entry {
   void* hook() const { return at<void>(hook_); }
   void** next() const { return at<void*>(next_); }
   int since() const { return since_; }
+  Purpose purpose() const { return purpose_; }
   Library library() const { return name()[0] == 'n' ? Library::kNvml : Library::kCuda; }
 
  private:
@@ -41,7 +44,9 @@ class Entry {
   static T* at(const int32_t& distance) {
     return reinterpret_cast<T*>(reinterpret_cast<intptr_t>(&distance) + distance);
   }
-  int32_t name_, hook_, next_, since_;
+  int32_t name_, hook_, next_;
+  int16_t since_;
+  Purpose purpose_;
 };
 static_assert(sizeof(Entry) == 16);
 
@@ -86,6 +91,11 @@ struct Next<Result(Args...), Name> {
 };
 
 inline bool active() { return job::slice().mode() == job::Mode::kActive; }
+// Whether launches are to be held to a share of GPU time.
+inline bool throttles() { return active() && job::slice().limits_compute(); }
+inline bool is_wanted(const Entry& entry) {
+  return entry.purpose() == Purpose::kAlways ? active() : throttles();
+}
 
 }  // namespace softmig::hook
 
@@ -101,15 +111,21 @@ inline bool active() { return job::slice().mode() == job::Mode::kActive; }
       next_##fn asm("softmig_next_" #fn)
 
 // C++ has no constant for the distance between two objects; the assembler has.
-#define SM_HOOK(fn, since)                                                               \
-  SM_DRIVER(fn);                                                                         \
-  asm(".pushsection .rodata.softmig_names, \"aMS\", %progbits, 1\n"                      \
-      ".Lsoftmig_name_" #fn ": .string \"" #fn                                           \
-      "\"\n"                                                                             \
-      ".popsection\n"                                                                    \
-      ".pushsection softmig_hooks, \"a\", %progbits\n"                                   \
-      ".balign 4\n"                                                                      \
-      ".long .Lsoftmig_name_" #fn " - ., " #fn " - ., softmig_next_" #fn " - ., " #since \
-      "\n"                                                                               \
-      ".popsection");                                                                    \
+#define SM_ENTRY(fn, since, purpose)                                     \
+  SM_DRIVER(fn);                                                         \
+  asm(".pushsection .rodata.softmig_names, \"aMS\", %progbits, 1\n"      \
+      ".Lsoftmig_name_" #fn ": .string \"" #fn                           \
+      "\"\n"                                                             \
+      ".popsection\n"                                                    \
+      ".pushsection softmig_hooks, \"a\", %progbits\n"                   \
+      ".balign 4\n"                                                      \
+      ".long .Lsoftmig_name_" #fn " - ., " #fn " - ., softmig_next_" #fn \
+      " - .\n"                                                           \
+      ".short " #since ", " #purpose                                     \
+      "\n"                                                               \
+      ".popsection");                                                    \
   extern "C" [[gnu::visibility("default")]]
+
+#define SM_HOOK(fn, since) SM_ENTRY(fn, since, 0)
+// A hook that only a limit of GPU time needs.
+#define SM_COMPUTE_HOOK(fn, since) SM_ENTRY(fn, since, 1)

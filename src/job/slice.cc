@@ -34,6 +34,20 @@ bool is_due(std::atomic<uint64_t>& next_ns, uint64_t interval_ns) {
   return now >= due && next_ns.compare_exchange_strong(due, now + interval_ns);
 }
 
+// percent:7 | mode:2 | number of slots:6 | frame in ms:10 | mask of slots:32
+uint64_t pack_rule(const policy::ShareRule& rule) {
+  return rule.percent | static_cast<uint64_t>(rule.mode) << 7 | uint64_t{rule.slot_count} << 9 |
+         rule.frame_ns / 1'000'000 << 15 | uint64_t{rule.slot_mask} << 25;
+}
+
+policy::ShareRule unpack_rule(uint64_t word) {
+  return {.percent = static_cast<uint32_t>(word & 0x7f),
+          .mode = static_cast<policy::ShareMode>(word >> 7 & 3),
+          .slot_mask = static_cast<uint32_t>(word >> 25),
+          .slot_count = static_cast<uint32_t>(word >> 9 & 0x3f),
+          .frame_ns = (word >> 15 & 0x3ff) * 1'000'000};
+}
+
 class Guard {
  public:
   explicit Guard(sys::Mutex& mutex) : mutex_(mutex) { mutex_.lock(); }
@@ -89,6 +103,7 @@ void Slice::start() {
     mode_.store(Mode::kPassive, memory_order_release);
     return;
   }
+  apply_limits();
   mode_.store(Mode::kActive, memory_order_release);
   log(LogLevel::kInfo, "active: limits from %s, region %s",
       config_.path[0] != 0 ? config_.path : "the environment", region_.path);
@@ -138,6 +153,12 @@ bool Slice::join() {
     log(LogLevel::kError, "region %s: all %u places are taken", region_.path, abi::kMaxSlots);
     return false;
   }
+  for (abi::RegionAccount& account : region_.map->slot[slot].device) {
+    for (auto* word :
+         {&account.gpu_ns, &account.waited_ns, &account.launches, &account.graph_launches}) {
+      word->store(0, memory_order_relaxed);
+    }
+  }
   slot_.store(slot, memory_order_release);
   return true;
 }
@@ -168,7 +189,21 @@ void Slice::apply_limits() {
     uint64_t units = limit == 0 ? policy::kNoLimit : limit / abi::kUnit;
     if (config_.source == Source::kClosed) units = 0;
     device.limit_units.store(units, memory_order_relaxed);
+    device.share_rule.store(pack_rule(policy::share_rule(config_.settings, device.limit_index)),
+                            memory_order_relaxed);
   }
+  if (config_.settings.sm.any(policy::kFullShare)) {
+    limits_compute_.store(true, memory_order_relaxed);
+  }
+}
+
+policy::ShareRule Slice::share_rule(int device) const {
+  return unpack_rule(devices_[device].share_rule.load(memory_order_relaxed));
+}
+
+abi::RegionAccount* Slice::account(int device) {
+  if (slot_.load(memory_order_acquire) < 0 && !join()) return nullptr;
+  return &region_.map->slot[slot_.load(memory_order_relaxed)].device[device];
 }
 
 void Slice::read_extra() {

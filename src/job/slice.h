@@ -8,6 +8,7 @@
 #include "job/config.h"
 #include "job/region.h"
 #include "policy/ledger.h"
+#include "policy/share.h"
 #include "sys/futex.h"
 #include "sys/memory.h"
 
@@ -65,6 +66,16 @@ class Slice {
   // True if the process with this pid (as seen here) belongs to this job's region.
   bool is_member(uint32_t pid);
 
+  // True from the moment on in which any device has a limit of GPU time.
+  bool limits_compute() const { return limits_compute_.load(std::memory_order_relaxed); }
+  // What holds for a device now; percent 0: no limit.
+  policy::ShareRule share_rule(int device) const;
+  abi::RegionShare& share(int device) { return region_.map->share[device]; }
+  abi::RegionBusy& busy(int device) { return region_.map->busy[device]; }
+  // This process's own account of a device, null if it has no slot.
+  abi::RegionAccount* account(int device);
+  int slot() const { return slot_.load(std::memory_order_relaxed); }
+
   // Exported memory (policy/ledger.h). Sizes in bytes, results as there.
   int make_object(uint64_t key, int device, uint64_t bytes);
   int hold_object(uint64_t key);
@@ -81,6 +92,9 @@ class Slice {
   void wait_for_dead();
   // Looks at config and extra page if the last look is a second old.
   void refresh();
+  bool refresh_is_due(uint64_t now) const {
+    return now >= next_look_ns_.load(std::memory_order_relaxed);
+  }
 
  private:
   struct Device {
@@ -88,6 +102,7 @@ class Slice {
     int limit_index = -1;
     std::atomic<uint64_t> limit_units{policy::kNoLimit};
     std::atomic<uint64_t> extra_units{0};
+    std::atomic<uint64_t> share_rule{0};  // packed: one word, so that it changes at once
     sys::Mutex lock;
   };
 
@@ -104,6 +119,7 @@ class Slice {
 
   std::atomic<Mode> mode_{Mode::kUndecided};
   std::atomic<uint32_t> generation_{0};
+  std::atomic<bool> limits_compute_{false};
   sys::ForkMark* fork_mark_ = nullptr;
   std::atomic<uint64_t> starting_{0};  // the lock of start(): its holder, as pack_owner
   sys::Mutex lock_;                    // joining and looking at the config

@@ -106,6 +106,28 @@ bool set_slots(std::string_view text, int, Settings* settings) {
   return true;
 }
 
+bool set_frame(std::string_view text, int, Settings* settings) {
+  uint64_t ms = 0;
+  if (!to_number(text, 1000, &ms) || ms < 5) return false;
+  settings->frame_ms = static_cast<uint32_t>(ms);
+  return true;
+}
+
+bool set_share_mode(std::string_view text, int, Settings* settings) {
+  constexpr struct {
+    std::string_view name;
+    ShareMode mode;
+  } kModes[] = {{"budget", ShareMode::kBudget},
+                {"strict", ShareMode::kStrict},
+                {"prefer", ShareMode::kPrefer}};
+  for (const auto& row : kModes) {
+    if (text != row.name) continue;
+    settings->share_mode = row.mode;
+    return true;
+  }
+  return false;
+}
+
 bool set_gpus(std::string_view text, int, Settings* settings) {
   Uuid gpus[kMaxLimitedDevices] = {};
   int count = 0;
@@ -277,7 +299,7 @@ bool same_limits(const Settings& a, const Settings& b) {
   }
   return a.memory == b.memory && a.sm == b.sm && a.oom_killer == b.oom_killer &&
          a.context_cost == b.context_cost && a.slot_mask_lo == b.slot_mask_lo &&
-         a.slot_count == b.slot_count;
+         a.slot_count == b.slot_count && a.frame_ms == b.frame_ms && a.share_mode == b.share_mode;
 }
 
 int device_index(const Settings& settings, const Uuid& uuid, int fallback) {
@@ -295,6 +317,15 @@ uint64_t sm_limit(const Settings& settings, int device_index) {
   const uint64_t percent =
       device_index < 0 ? settings.sm.strictest() : settings.sm.get(device_index);
   return percent >= kFullShare ? 0 : percent;
+}
+
+ShareRule share_rule(const Settings& settings, int device_index) {
+  ShareRule rule{.percent = static_cast<uint32_t>(sm_limit(settings, device_index)),
+                 .mode = settings.share_mode,
+                 .slot_mask = settings.slot_mask_lo,
+                 .slot_count = settings.slot_count};
+  if (settings.frame_ms != 0) rule.frame_ns = uint64_t{settings.frame_ms} * 1'000'000;
+  return rule;
 }
 
 }  // namespace softmig::policy

@@ -1,6 +1,6 @@
 """Reads the hook registry of libsoftmig.so: the linker section that SM_HOOK fills.
 
-A row is {int32 name, hook, next, since}; the first three are distances from where they stand to a
+A row is {int32 name, hook, next; int16 since, purpose}; the first three are distances from where they stand to a
 text, a function and a pointer. ELF64, little endian.
 """
 
@@ -63,7 +63,7 @@ def read(path):
     rows = []
     for offset in range(0, section["size"], _ROW_BYTES):
         address = section["address"] + offset
-        name, hook, _, since = struct.unpack_from("<4i", elf.data, section["offset"] + offset)
+        name, hook, _, since, _ = struct.unpack_from("<3i2h", elf.data, section["offset"] + offset)
         rows.append(Row(elf.text_of_address(address + name),
                         by_address.get(address + 4 + hook, "?"), since))
     return rows

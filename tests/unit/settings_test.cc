@@ -218,8 +218,26 @@ TEST(SameLimits, SeesEveryLimitAndNotTheLog) {
   }
 }
 
+TEST(Share, RuleComesFromTheKeys) {
+  const Settings settings =
+      parsed({"CUDA_DEVICE_SM_LIMIT=25", "CUDA_DEVICE_SM_LIMIT_1=100", "SOFTMIG_SLOTS=1/4",
+              "SOFTMIG_FRAME_MS=80", "SOFTMIG_SHARE_MODE=prefer"});
+  const ShareRule rule{.percent = 25,
+                       .mode = ShareMode::kPrefer,
+                       .slot_mask = 2,
+                       .slot_count = 4,
+                       .frame_ns = 80'000'000};
+  EXPECT_EQ(share_rule(settings, 0), rule);
+  EXPECT_EQ(share_rule(settings, 1).percent, 0u);
+  EXPECT_EQ(share_rule({}, 0).frame_ns, kDefaultFrameNs);
+  for (const char* bad : {"SOFTMIG_FRAME_MS=4", "SOFTMIG_FRAME_MS=1001", "SOFTMIG_FRAME_MS=",
+                          "SOFTMIG_SHARE_MODE=Budget", "SOFTMIG_SHARE_MODE="}) {
+    EXPECT_EQ(status_of(bad), ParseStatus::kBadValue) << bad;
+  }
+}
+
 TEST(ConfigKeys, AllHaveTheirWordsAndReadTheirOwnDefaults) {
-  EXPECT_EQ(config_keys().size(), 9u);
+  EXPECT_EQ(config_keys().size(), 11u);
   for (const ConfigKey& key : config_keys()) {
     EXPECT_EQ(find_key(key.name), &key);
     EXPECT_EQ(find_key(std::string(key.name) + "_3"),

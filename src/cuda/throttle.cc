@@ -1,0 +1,456 @@
+#include "cuda/throttle.h"
+
+#include <algorithm>
+
+#include "policy/busy.h"
+#include "sys/clock.h"
+#include "sys/memory.h"
+#include "sys/self.h"
+
+SM_DRIVER(cuCtxGetCurrent);
+SM_DRIVER(cuMemGetInfo_v2);
+SM_DRIVER(cuStreamIsCapturing);
+
+namespace softmig::cuda {
+namespace {
+
+using policy::Cost;
+using policy::ShareRule;
+using std::memory_order_acquire;
+using std::memory_order_relaxed;
+
+// Kernels that nobody has seen yet may cost anything: so many of them may be on their way at once.
+constexpr uint32_t kMostUnknown = 8;
+// Nothing of this process has ended for so long: a launch passes, since what is on the GPU may wait
+// for it.
+constexpr uint64_t kStuckNs = 500'000'000;
+constexpr uint64_t kPatientNs = 200'000'000;
+constexpr uint64_t kShortNapNs = 50'000, kLongNapNs = 500'000;
+// What hardware adds between two launches, or events to a sample, is below this.
+constexpr int64_t kMostGapNs = 3000;
+constexpr uint64_t kMostSlackNs = 4 * kBracketNs;
+// A context of somebody else takes more than this.
+constexpr uint64_t kForeignBytes = 300 * base::kMiB;
+constexpr uint64_t kLookNs = 1'000'000'000;
+// Another process of the job that finished work this recently shares the GPU.
+constexpr uint64_t kPeerUs = 100'000, kPeerNs = 300'000'000;
+constexpr uint64_t kCostPerBlockScale = 256;
+
+constinit policy::CostTable g_costs;
+constinit std::atomic<int> g_captures{0};
+constinit thread_local uint64_t t_random = 0;
+
+// Who else is on a device.
+struct Neighbours {
+  std::atomic<uint64_t> looked_ns{0};
+  std::atomic<bool> foreign{false};  // a context that is not the job's
+  std::atomic<uint64_t> peer_ns{0};  // when another process of the job was last seen at work
+};
+constinit Neighbours g_neighbours[abi::kMaxDevices];
+// After a launch passed because nothing moved, so many more do; twice as many each time.
+constinit std::atomic<uint32_t> g_passes{0}, g_next_passes{1};
+
+ShareRule rule_of(const Context& context) {
+  ShareRule rule = slice().share_rule(context.device);
+  if (context.is_mps) rule.mode = policy::ShareMode::kBudget;  // contexts run at the same time
+  return rule;
+}
+
+uint64_t random_bits() {
+  uint64_t x = t_random != 0 ? t_random : reinterpret_cast<uint64_t>(&t_random) | 1;
+  x ^= x << 13;
+  x ^= x >> 7;
+  x ^= x << 17;
+  t_random = x;
+  return x >> 11;
+}
+
+// False: there is no memory for the table.
+bool have_costs() {
+  if (!g_costs.empty()) return true;
+  auto* rows = static_cast<Cost*>(sys::map_pages(policy::CostTable::kBytes));
+  if (rows == nullptr) return false;
+  if (!g_costs.adopt(rows)) sys::unmap_pages(rows, policy::CostTable::kBytes);
+  return true;
+}
+
+void look_for_neighbours(Context& context, uint64_t now) {
+  Neighbours& near = g_neighbours[context.device];
+  uint64_t due = near.looked_ns.load(memory_order_relaxed);
+  if (now < due || !near.looked_ns.compare_exchange_strong(due, now + kLookNs)) return;
+  CUcontext current = nullptr;
+  size_t free_bytes = 0, total_bytes = 0;
+  if (next_cuCtxGetCurrent(&current) != CUDA_SUCCESS || current != context.handle ||
+      next_cuMemGetInfo_v2(&free_bytes, &total_bytes) != CUDA_SUCCESS) {
+    return;
+  }
+  const uint64_t ours = slice().memory(context.device).used;
+  near.foreign.store(total_bytes - free_bytes > ours + kForeignBytes, memory_order_relaxed);
+}
+
+void look_for_peers(int device, uint64_t now) {
+  const auto slot = static_cast<uint64_t>(slice().slot());
+  const uint64_t us = now / 1000 & 0xffffffffffff;
+  const uint64_t last = slice().share(device).last_user.exchange(slot << 48 | us);
+  const uint64_t age = us - (last & 0xffffffffffff);
+  if (last >> 48 != slot && last != 0 && age < kPeerUs) {
+    g_neighbours[device].peer_ns.store(now, memory_order_relaxed);
+  }
+}
+
+bool is_alone(int device, uint64_t now) {
+  const Neighbours& near = g_neighbours[device];
+  const uint64_t peer = near.peer_ns.load(memory_order_relaxed);
+  return !near.foreign.load(memory_order_relaxed) && (peer == 0 || now - peer > kPeerNs);
+}
+
+bool is_in_slot(const ShareRule& rule, uint64_t begin, uint64_t end) {
+  if (!rule.has_slots()) return false;
+  const policy::SlotPlace place = policy::slot_at(rule, begin);
+  return place.own && end - begin <= place.left_ns;
+}
+
+// Other streams of this context that had work at the time.
+bool is_overlapped(const Line& line, uint64_t begin) {
+  for (const Line* other = line.context->lines; other != nullptr; other = other->next) {
+    if (other != &line && other->done_ns.load(memory_order_relaxed) > begin) return true;
+  }
+  return false;
+}
+
+void correct(Context& context, const ShareRule& rule, uint64_t charged, uint64_t cost,
+             uint64_t now) {
+  abi::RegionShare& share = slice().share(context.device);
+  if (cost > charged) policy::charge(share, rule, cost - charged, now);
+  if (cost < charged) policy::refund(share, rule, charged - cost);
+  share.gpu_ns.fetch_add(cost - charged, memory_order_relaxed);
+  if (abi::RegionAccount* account = slice().account(context.device)) {
+    account->gpu_ns.fetch_add(cost - charged, memory_order_relaxed);
+  }
+}
+
+uint64_t with_gap(const Context& context, uint64_t cost) {
+  const auto gapped = static_cast<int64_t>(cost) + context.gap_ns.load(memory_order_relaxed);
+  return static_cast<uint64_t>(std::max<int64_t>(gapped, 500));
+}
+
+void sample_ends(Context& context, const Bracket& bracket) {
+  Cost* row = bracket.key != 0 ? g_costs.look(bracket.key) : nullptr;
+  if (row != nullptr && row->pending.load(memory_order_relaxed) != 0) row->pending.fetch_sub(1);
+  if (bracket.guessed) context.unknown.fetch_sub(1, memory_order_relaxed);
+}
+
+// A single launch: what it took is what it cost, if nobody else was there.
+uint64_t settle_single(Context& context, const Bracket& bracket, uint64_t took, bool trusted) {
+  const uint64_t overhead = context.pair_ns + bracket.host_ns;
+  const uint64_t sample = took > overhead + 500 ? took - overhead : 500;
+  Cost& row = g_costs.find(bracket.key);
+  policy::learn(row, sample, trusted);
+  if (bracket.function != 0) {
+    policy::learn(g_costs.find(bracket.function), sample * kCostPerBlockScale / bracket.blocks,
+                  trusted);
+  }
+  if (trusted) return with_gap(context, sample);
+  return bracket.guessed ? with_gap(context, policy::estimate(row)) : bracket.charged;
+}
+
+// A dense run tells what lies between launches; what it took beyond its charge may be needed when
+// the next one takes less: only means are known.
+void learn_gap(Context& context, const Bracket& bracket, uint64_t took) {
+  if (bracket.launches < 8) return;
+  const int32_t gap = context.gap_ns.load(memory_order_relaxed);
+  const auto beyond = static_cast<int64_t>(took) - static_cast<int64_t>(context.pair_ns) -
+                      static_cast<int64_t>(bracket.charged);
+  const int64_t seen = gap + beyond / static_cast<int64_t>(bracket.launches);
+  const int64_t next = gap + (seen - gap) / 16;
+  context.gap_ns.store(static_cast<int32_t>(std::clamp(next, -kMostGapNs, kMostGapNs)),
+                       memory_order_relaxed);
+}
+
+uint64_t settle_run(Line& line, const Bracket& bracket, uint64_t begin, uint64_t end,
+                    bool trusted) {
+  Context& context = *line.context;
+  const uint64_t took = end - begin;
+  const uint64_t fits = policy::pour(slice().busy(context.device), begin, end, bracket.charged);
+  if (bracket.latest_ns > begin) return fits;  // the GPU waited for the program
+  if (trusted) learn_gap(context, bracket, took);
+  if (fits == bracket.charged) {
+    if (trusted) {
+      line.slack_ns = std::min(line.slack_ns + (took - std::min(took, fits)), kMostSlackNs);
+    }
+    return fits;
+  }
+  const uint64_t kept = std::min(line.slack_ns, bracket.charged - fits);
+  line.slack_ns -= kept;
+  return fits + kept;
+}
+
+}  // namespace
+
+void settle(Line& line, const Bracket& bracket, uint64_t begin, uint64_t end) {
+  Context& context = *line.context;
+  const uint64_t now = sys::monotonic_ns();
+  sample_ends(context, bracket);
+  g_passes.store(0, memory_order_relaxed);
+  g_next_passes.store(1, memory_order_relaxed);
+  const ShareRule rule = rule_of(context);
+  if (rule.percent == 0 || end <= begin) return;
+  look_for_neighbours(context, now);
+  look_for_peers(context.device, now);
+  const bool trusted = (is_alone(context.device, now) || is_in_slot(rule, begin, end)) &&
+                       !is_overlapped(line, begin);
+  uint64_t cost = 0;
+  if (bracket.key != 0) {
+    cost = settle_single(context, bracket, end - begin, trusted);
+    const uint64_t fits = policy::pour(slice().busy(context.device), begin, end, cost);
+    // What events add to a single launch is not worth a refund.
+    if (!trusted || fits + kMostGapNs < cost) cost = fits;
+  } else {
+    cost = settle_run(line, bracket, begin, end, trusted);
+  }
+  correct(context, rule, bracket.charged, cost, now);
+}
+
+void give_up(Line& line, const Bracket& bracket) { sample_ends(*line.context, bracket); }
+
+Work kernel_work(CUfunction function, const Shape& shape) {
+  const auto pair = [](uint64_t high, uint64_t low) { return high << 32 | low; };
+  const uint64_t handle = policy::mix(reinterpret_cast<uint64_t>(function), 0);
+  uint64_t key = policy::mix(handle, pair(shape.grid[0], shape.grid[1]));
+  key = policy::mix(key, pair(shape.grid[2], shape.block[0]));
+  key = policy::mix(key, pair(shape.block[1] << 16 | shape.block[2], shape.shared));
+  const uint64_t blocks = uint64_t{shape.grid[0]} * shape.grid[1] * shape.grid[2];
+  return {key, handle, std::max<uint64_t>(blocks, 1)};
+}
+
+Work graph_work(CUgraphExec exec) {
+  return {policy::mix(reinterpret_cast<uint64_t>(exec), 2), 0, 0};
+}
+
+void forget_graph(CUgraphExec exec) {
+  if (!g_costs.empty()) g_costs.forget(graph_work(exec).key);
+}
+
+void count_capture(int change) { g_captures.fetch_add(change, memory_order_relaxed); }
+bool is_capture_open() { return g_captures.load(memory_order_relaxed) > 0; }
+
+bool Launch::is_held(uint64_t now, bool at_ease) const {
+  const Context& context = *line_->context;
+  if (unknown_ &&
+      (row_->pending.load(memory_order_relaxed) != 0 ||
+       context.unknown.load(memory_order_relaxed) >= kMostUnknown) &&
+      !policy::is_known(*row_)) {
+    return true;
+  }
+  const uint64_t late = line_->late_at_ns.load(memory_order_relaxed);
+  // A job far from its limit is given more time: it may be waiting for a copy.
+  return late != 0 && now > late + (at_ease ? kPatientNs : 0);
+}
+
+void Launch::begin(CUstream stream, bool per_thread, const Work& work) {
+  Line* line = line_of(stream, per_thread);
+  if (line == nullptr || !have_costs()) return;
+  Context& context = *line->context;
+  bool timed = true;
+  if (is_capture_open()) {
+    CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
+    if (next_cuStreamIsCapturing(line->handle, &status) != CUDA_SUCCESS ||
+        status != CU_STREAM_CAPTURE_STATUS_NONE) {
+      return;
+    }
+    // An event on the legacy stream would be part of others' captures.
+    timed = reinterpret_cast<uintptr_t>(line->handle) != CU_STREAM_LEGACY_VALUE;
+  }
+  const ShareRule rule = rule_of(context);
+  if (rule.percent == 0) return;
+  line_ = line;
+  // The same kernel may take longer in another context: on another device, in a green context.
+  const bool is_graph = work.function == 0;
+  row_ = &g_costs.find(is_graph ? work.key : policy::mix(work.key, context.salt));
+  uint64_t cost = policy::estimate(*row_);
+  if (!policy::is_known(*row_)) {
+    const Cost* kin = is_graph ? nullptr : g_costs.look(policy::mix(work.function, context.salt));
+    unknown_ = kin == nullptr || !policy::is_known(*kin);
+    guessed_ = true;
+    if (!unknown_) {
+      cost = std::max<uint64_t>(2000, policy::estimate(*kin) * work.blocks / kCostPerBlockScale);
+    }
+  }
+  cost_ = with_gap(context, cost);
+  uint64_t now = sys::monotonic_ns();
+  if (slice().refresh_is_due(now)) slice().refresh();
+  abi::RegionShare& share = slice().share(context.device);
+  const bool at_ease = policy::is_at_ease(share, rule, now);
+  if (__builtin_expect(
+          is_held(now, at_ease) || !policy::admit(share, rule, cost_, now, false).granted, 0)) {
+    now = wait();
+  }
+  share.gpu_ns.fetch_add(cost_, memory_order_relaxed);
+  (is_graph ? share.graph_launches : share.launches).fetch_add(1, memory_order_relaxed);
+  if (abi::RegionAccount* account = slice().account(context.device)) {
+    account->gpu_ns.fetch_add(cost_, memory_order_relaxed);
+    (is_graph ? account->graph_launches : account->launches).fetch_add(1, memory_order_relaxed);
+  }
+  const uint64_t done = std::max(now, line->done_ns.load(memory_order_relaxed));
+  line->done_ns.store(done + cost_, memory_order_relaxed);
+  number_ = line->launches.fetch_add(1, memory_order_relaxed) + 1;
+  if (!timed) return;
+  const bool single = policy::is_due(*row_, random_bits()) || cost_ >= kBracketNs;
+  if (single || !at_ease || line->is_open) begin_timing(work, now, single, at_ease);
+}
+
+void Launch::begin_timing(const Work& work, uint64_t now, bool single, bool at_ease) {
+  Line& line = *line_;
+  if (!line.grab()) return;
+  const RelaxedCapture relaxed;
+  if (line.is_open && (single || at_ease)) {
+    line.is_open = false;
+    end_bracket(line, line.open);
+  }
+  // What the stream still has to do hides the time that the host needs for a launch.
+  const bool idle = line.done_ns.load(memory_order_relaxed) <= now + cost_ + 2000;
+  if (single) {
+    if (begin_bracket(line, now, &bracket_)) {
+      timing_ = Timing::kSingle;
+      bracket_.key = row_->key.load(memory_order_relaxed);
+      bracket_.function = work.function != 0 ? policy::mix(work.function, line.context->salt) : 0;
+      bracket_.blocks = std::max<uint64_t>(work.blocks, 1);
+      bracket_.charged = cost_;
+      bracket_.launches = 1;
+      bracket_.guessed = guessed_;
+      bracket_.host_ns = idle ? sys::monotonic_ns() : 0;
+      row_->pending.fetch_add(1, memory_order_relaxed);
+      if (guessed_) line.context->unknown.fetch_add(1, memory_order_relaxed);
+    }
+  } else if (!at_ease) {
+    if (!line.is_open) line.is_open = begin_bracket(line, now, &line.open);
+    if (line.is_open) {
+      timing_ = Timing::kRun;
+      // The GPU had no more than the launches before this one to do until now.
+      line.open.latest_ns = std::max(line.open.latest_ns, now - line.open.charged);
+      line.open.charged += cost_;
+      line.open.launches++;
+    }
+  }
+  line.release();
+}
+
+// Ends the run of the stream, if one is open: it reports when it is done.
+void Launch::end_run() {
+  Line& line = *line_;
+  if (!line.is_open || !line.grab()) return;
+  if (line.is_open) {
+    const uint64_t frame = rule_of(*line.context).frame_ns;
+    const RelaxedCapture relaxed;
+    line.open.late_at_ns =
+        line.done_ns.load(memory_order_relaxed) + frame / 2 + 4 * line.open.charged;
+    line.is_open = false;
+    end_bracket(line, line.open);
+  }
+  line.release();
+}
+
+CUresult Launch::end(CUresult result) {
+  if (line_ == nullptr) return result;
+  if (__builtin_expect(result != CUDA_SUCCESS, 0)) {
+    fail();
+    return result;
+  }
+  if (timing_ == Timing::kNone) return result;
+  Line& line = *line_;
+  if (timing_ == Timing::kRun) {
+    if (line.open.charged < kBracketNs) return result;
+    end_run();
+    collect(*line.context);
+    return result;
+  }
+  const uint64_t frame = rule_of(*line.context).frame_ns;
+  const RelaxedCapture relaxed;
+  if (bracket_.host_ns != 0) bracket_.host_ns = sys::monotonic_ns() - bracket_.host_ns;
+  bracket_.late_at_ns = line.done_ns.load(memory_order_relaxed) + frame / 2 + 4 * cost_;
+  if (line.launches.load(memory_order_relaxed) != number_) {
+    // Another thread launched into the stream meanwhile.
+    drop_bracket(line, bracket_);
+    give_up(line, bracket_);
+  } else if (!end_bracket(line, bracket_)) {
+    give_up(line, bracket_);
+  }
+  collect(*line.context);
+  return result;
+}
+
+void Launch::fail() {
+  const ShareRule rule = rule_of(*line_->context);
+  if (timing_ == Timing::kSingle) {
+    drop_bracket(*line_, bracket_);
+    give_up(*line_, bracket_);
+  }
+  if (rule.percent != 0) correct(*line_->context, rule, cost_, 0, sys::monotonic_ns());
+}
+
+// Nothing is on its way, so nothing will end that the launch is held for.
+void Launch::forget_hold() {
+  row_->pending.store(0, memory_order_relaxed);
+  line_->context->unknown.store(0, memory_order_relaxed);
+  line_->late_at_ns.store(0, memory_order_relaxed);
+}
+
+// True: this launch passes whatever the account says, since what is on the GPU may wait for it.
+bool Launch::may_pass(bool hold, uint64_t since, uint64_t now) {
+  Context& context = *line_->context;
+  if (context.collected_ns.load(memory_order_relaxed) + kStuckNs > now) return false;
+  uint32_t passes = g_passes.load(memory_order_relaxed);
+  if (hold && passes > 0 && g_passes.compare_exchange_strong(passes, passes - 1)) return true;
+  if (now - since < kStuckNs) return false;
+  if (!is_waiting_since(context, now - kStuckNs)) {
+    if (hold) forget_hold();
+    return false;
+  }
+  if (hold) {
+    const uint32_t more = g_next_passes.load(memory_order_relaxed);
+    g_next_passes.store(std::min<uint32_t>(more * 2, 1024), memory_order_relaxed);
+    g_passes.store(more - 1, memory_order_relaxed);
+  }
+  return true;
+}
+
+uint64_t Launch::wait() {
+  Line& line = *line_;
+  Context& context = *line.context;
+  abi::RegionShare& share = slice().share(context.device);
+  const uint64_t begin = sys::monotonic_ns();
+  uint64_t now = begin;
+  end_run();
+  for (;; now = sys::monotonic_ns()) {
+    collect(context);
+    if (slice().refresh_is_due(now)) slice().refresh();
+    const ShareRule rule = rule_of(context);
+    if (rule.percent == 0) break;
+    const bool hold = is_held(now, policy::is_at_ease(share, rule, now));
+    if (may_pass(hold, begin, now)) {
+      policy::charge(share, rule, cost_, now);
+      break;
+    }
+    uint64_t nap = now - begin < 20 * kShortNapNs ? kShortNapNs : kLongNapNs;
+    if (!hold) {
+      const policy::Admission admission = policy::admit(share, rule, cost_, now, true);
+      if (admission.granted) break;
+      nap = is_waiting_since(context, now) ? std::min(admission.wait_ns, kLongNapNs)
+                                           : admission.wait_ns;
+    }
+    // The system wakes sleepers this much too late.
+    if (nap > kShortNapNs) {
+      sys::sleep_ns(nap - kShortNapNs);
+    } else {
+      sys::yield();
+    }
+  }
+  const uint64_t waited = now - begin;
+  share.waited_ns.fetch_add(waited, memory_order_relaxed);
+  if (abi::RegionAccount* account = slice().account(context.device)) {
+    account->waited_ns.fetch_add(waited, memory_order_relaxed);
+  }
+  return now;
+}
+
+}  // namespace softmig::cuda

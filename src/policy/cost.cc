@@ -1,0 +1,143 @@
+#include "policy/cost.h"
+
+#include <algorithm>
+
+namespace softmig::policy {
+namespace {
+
+using std::memory_order_relaxed;
+
+constexpr uint32_t kProbes = 16;
+constexpr uint32_t kMemory = 32;       // samples that the mean remembers
+constexpr uint32_t kFirstSamples = 4;  // taken at once
+// A launch between two events is about this much dearer.
+constexpr uint64_t kSampleNs = 3'000;
+constexpr uint64_t kSamplePart = 333;
+constexpr uint64_t kRarestSample = 512;
+// What another context takes when it is switched to is never less.
+constexpr uint64_t kTimesliceNs = 500'000;
+// So many untrusted samples in a row that were not believed are.
+constexpr uint32_t kPatience = 16;
+
+uint64_t place(uint64_t key, uint32_t probe) {
+  return ((key >> 20 ^ key) + probe) & (CostTable::kRows - 1);
+}
+
+uint64_t believable(const Cost& cost) {
+  const uint64_t mean = cost.mean_ns.load(memory_order_relaxed);
+  return mean + std::max(mean / 8, std::min(kTimesliceNs, mean * 4));
+}
+
+void blend(Cost& cost, uint64_t sample) {
+  const uint32_t samples = cost.samples.load(memory_order_relaxed);
+  const uint64_t mean = cost.mean_ns.load(memory_order_relaxed);
+  uint64_t next = sample;
+  if (samples == 1) {
+    // The first launch finds cold caches and clocks.
+    next = std::min(sample, mean) == sample ? sample : (mean + sample) / 2;
+  } else if (samples > 1) {
+    const auto by = static_cast<int64_t>(std::min(samples + 1, kMemory));
+    next = static_cast<uint64_t>(static_cast<int64_t>(mean) +
+                                 (static_cast<int64_t>(sample) - static_cast<int64_t>(mean)) / by);
+  }
+  cost.mean_ns.store(std::max<uint64_t>(next, 1), memory_order_relaxed);
+  cost.samples.store(std::min(samples + 1, kMemory), memory_order_relaxed);
+}
+
+}  // namespace
+
+Cost& CostTable::find(uint64_t key) {
+  const uint32_t now = clock_.load(memory_order_relaxed);
+  Cost* victim = nullptr;
+  uint32_t oldest = 0;
+  for (uint32_t i = 0; i < kProbes; i++) {
+    Cost& row = this->row(place(key, i));
+    uint64_t held = row.key.load(std::memory_order_acquire);
+    if (held == 0 && row.key.compare_exchange_strong(held, key, std::memory_order_acq_rel)) {
+      clock_.store(now + 1, memory_order_relaxed);
+      held = key;
+    }
+    if (held == key) {
+      if (row.used.load(memory_order_relaxed) != now) row.used.store(now, memory_order_relaxed);
+      return row;
+    }
+    const uint32_t age = now - row.used.load(memory_order_relaxed);
+    if (victim == nullptr || age > oldest) {
+      victim = &row;
+      oldest = age;
+    }
+  }
+  // Two threads may do this at once: the loser's samples go to a row of another key for a moment.
+  clock_.store(now + 1, memory_order_relaxed);
+  victim->samples.store(0, memory_order_relaxed);
+  victim->mean_ns.store(0, memory_order_relaxed);
+  victim->countdown.store(0, memory_order_relaxed);
+  victim->pending.store(0, memory_order_relaxed);
+  victim->every.store(0, memory_order_relaxed);
+  victim->used.store(now, memory_order_relaxed);
+  victim->doubted = 0;
+  victim->key.store(key, std::memory_order_release);
+  return *victim;
+}
+
+Cost* CostTable::look(uint64_t key) {
+  for (uint32_t i = 0; i < kProbes; i++) {
+    Cost& row = this->row(place(key, i));
+    if (row.key.load(std::memory_order_acquire) == key) return &row;
+  }
+  return nullptr;
+}
+
+void CostTable::forget(uint64_t key) {
+  Cost* row = look(key);
+  if (row == nullptr) return;
+  // The row stays, since later keys were placed behind it: it is as one that nobody has timed.
+  row->samples.store(0, memory_order_relaxed);
+  row->mean_ns.store(0, memory_order_relaxed);
+  row->countdown.store(0, memory_order_relaxed);
+}
+
+bool is_due(Cost& cost, uint64_t random) {
+  const uint32_t samples = cost.samples.load(memory_order_relaxed);
+  if (samples < kFirstSamples) return cost.pending.load(memory_order_relaxed) == 0;
+  const uint32_t left = cost.countdown.load(memory_order_relaxed);
+  if (left > 1) {
+    cost.countdown.store(left - 1, memory_order_relaxed);
+    return false;
+  }
+  const uint64_t wanted =
+      std::clamp<uint64_t>(kSampleNs * kSamplePart / estimate(cost), 1, kRarestSample);
+  // Kept while it is about right: if a high estimate were looked at sooner than a low one, the low
+  // ones would hold for longer, and the mean over launches be too low.
+  uint64_t every = cost.every.load(memory_order_relaxed);
+  if (every * 4 < wanted || every > wanted * 4) {
+    every = wanted;
+    cost.every.store(static_cast<uint32_t>(every), memory_order_relaxed);
+  }
+  // Anywhere from 1 to twice that, so that no rhythm of the program can hide from it.
+  cost.countdown.store(static_cast<uint32_t>(1 + random % (2 * every)), memory_order_relaxed);
+  return left == 1;
+}
+
+bool learn(Cost& cost, uint64_t sample_ns, bool trusted) {
+  if (trusted || !is_known(cost) || sample_ns <= believable(cost)) {
+    const uint64_t mean = cost.mean_ns.load(memory_order_relaxed);
+    // Where that is the difference of a preemption, the mean held one.
+    if (!trusted && is_known(cost) && sample_ns + std::max(mean / 8, kTimesliceNs / 2) < mean) {
+      cost.mean_ns.store(std::max<uint64_t>(sample_ns, 1), memory_order_relaxed);
+      cost.samples.store(2, memory_order_relaxed);
+    } else {
+      blend(cost, sample_ns);
+    }
+    cost.doubted = 0;
+    return true;
+  }
+  if (cost.doubted == 0 || sample_ns < cost.lowest_ns) cost.lowest_ns = sample_ns;
+  if (++cost.doubted < kPatience) return false;
+  cost.mean_ns.store(cost.lowest_ns, memory_order_relaxed);
+  cost.samples.store(2, memory_order_relaxed);
+  cost.doubted = 0;
+  return true;
+}
+
+}  // namespace softmig::policy

@@ -1,0 +1,75 @@
+// The share of GPU time of one job on one device: an account in virtual time, and the slots of a
+// frame in which the job's work should run.
+//
+// The account is one word, `paid_until`: the moment up to which the job's share is spent. Charging
+// c ns of GPU time at p percent moves it on by c * 100 / p; it never lags behind the clock by more
+// than a burst, so what was not used is lost after that. The balance is what lies between it and
+// the clock, in GPU time. Work is charged when it is launched, so what is in flight is paid for and
+// no process has to report that it ended: any process may die at any instant.
+//
+// Pure: the time is an argument, CLOCK_MONOTONIC in ns.
+#pragma once
+
+#include <cstdint>
+
+#include "abi/region.h"
+
+namespace softmig::policy {
+
+// Where the job's launches may run when it has slots.
+enum class ShareMode : uint8_t {
+  kBudget,  // anywhere
+  kStrict,  // in its own slots
+  kPrefer,  // in its own slots; elsewhere what is more than a frame's worth behind
+};
+
+inline constexpr uint64_t kDefaultFrameNs = 40'000'000;
+
+// What the config says about one device.
+struct ShareRule {
+  uint32_t percent = 0;  // 1..99; 0: no limit
+  ShareMode mode = ShareMode::kBudget;
+  uint32_t slot_mask = 0;   // own slots ...
+  uint32_t slot_count = 0;  // ... of so many, 0: no slots
+  uint64_t frame_ns = kDefaultFrameNs;
+
+  bool operator==(const ShareRule&) const = default;
+  // Slots that are all there are limit nothing.
+  bool has_slots() const;
+  // How long a job may have used nothing and still have its share of that time.
+  uint64_t burst_ns() const;
+  // GPU time to virtual time.
+  uint64_t spread(uint64_t gpu_ns) const { return gpu_ns * 100 / percent; }
+  // A job that had to wait goes on when it has saved this much GPU time: it then works without
+  // sleeping between launches, and the card changes between jobs less often.
+  uint64_t portion_ns() const;
+};
+
+// Where a moment lies in the frame. Neighbouring slots of the job are one.
+struct SlotPlace {
+  bool own = true;
+  uint64_t left_ns = UINT64_MAX;    // own: until its end
+  uint64_t until_ns = 0;            // not own: until the next own slot begins
+  uint64_t length_ns = UINT64_MAX;  // of that slot
+};
+SlotPlace slot_at(const ShareRule& rule, uint64_t now);
+
+// GPU time that the job may use at once; negative: it is behind.
+int64_t balance(const abi::RegionShare& share, const ShareRule& rule, uint64_t now);
+// More than three quarters of the burst: the limit is not what holds this job back.
+bool is_at_ease(const abi::RegionShare& share, const ShareRule& rule, uint64_t now);
+
+struct Admission {
+  bool granted;
+  uint64_t wait_ns;  // not granted: when to ask again
+};
+// Asks to launch work of `cost` ns of GPU time and charges it if that is granted. `has_waited`:
+// this launch was refused before.
+Admission admit(abi::RegionShare& share, const ShareRule& rule, uint64_t cost, uint64_t now,
+                bool has_waited);
+// Charges without asking.
+void charge(abi::RegionShare& share, const ShareRule& rule, uint64_t cost, uint64_t now);
+// Gives GPU time back that was charged and not used.
+void refund(abi::RegionShare& share, const ShareRule& rule, uint64_t cost);
+
+}  // namespace softmig::policy

@@ -1,0 +1,115 @@
+#include "policy/cost.h"
+
+#include <gtest/gtest.h>
+
+#include <random>
+#include <set>
+#include <vector>
+
+namespace softmig::policy {
+namespace {
+
+constexpr uint64_t kUs = 1000, kMs = 1000 * kUs;
+
+class Costs : public ::testing::Test {
+ protected:
+  std::vector<Cost> rows = std::vector<Cost>(CostTable::kRows);
+  CostTable table{rows.data()};
+  std::mt19937_64 random{1};
+};
+
+TEST_F(Costs, UnknownIsAGuess) {
+  Cost& cost = table.find(mix(1, 2));
+  EXPECT_FALSE(is_known(cost));
+  EXPECT_EQ(estimate(cost), kUnknownCostNs);
+  EXPECT_EQ(&table.find(mix(1, 2)), &cost);
+  EXPECT_EQ(table.look(mix(1, 3)), nullptr);
+}
+
+TEST_F(Costs, ManyKeysStayApart) {
+  std::set<Cost*> seen;
+  for (uint64_t i = 0; i < 2000; i++) seen.insert(&table.find(mix(i, 0x7f0000001000 + i * 64)));
+  EXPECT_EQ(seen.size(), 2000u);
+}
+
+TEST_F(Costs, AFullTableForgetsWhatIsNotUsed) {
+  const uint64_t kept = mix(1, 1);
+  learn(table.find(kept), 123 * kUs, true);
+  for (uint64_t i = 0; i < 200000; i++) {
+    table.find(mix(i, i * 64));
+    if (i % 4 == 0) table.find(kept);
+  }
+  EXPECT_EQ(estimate(table.find(kept)), 123 * kUs);
+}
+
+TEST_F(Costs, AForgottenKeyIsUnknownAndItsNeighboursAreNot) {
+  for (uint64_t i = 0; i < 5000; i++) learn(table.find(mix(i, 9)), (i + 1) * kUs, true);
+  table.forget(mix(7, 9));
+  EXPECT_FALSE(is_known(table.find(mix(7, 9))));
+  EXPECT_EQ(estimate(table.find(mix(8, 9))), 9 * kUs);
+}
+
+TEST_F(Costs, TheMeanIsUnbiased) {
+  // One in ten launches takes fifty times as long; the mean of the estimates is the mean.
+  Cost& cost = table.find(mix(1, 1));
+  double charged = 0, took = 0;
+  for (int i = 0; i < 300000; i++) {
+    const uint64_t length = random() % 10 == 0 ? kMs : 20 * kUs;
+    took += static_cast<double>(length);
+    charged += static_cast<double>(estimate(cost));
+    if (is_due(cost, random())) learn(cost, length, true);
+  }
+  EXPECT_NEAR(charged / took, 1, 0.05);
+}
+
+TEST_F(Costs, AColdFirstLaunchDoesNotCount) {
+  Cost& cost = table.find(mix(1, 1));
+  learn(cost, 10 * kMs, true);
+  learn(cost, 100 * kUs, true);
+  EXPECT_EQ(estimate(cost), 100 * kUs);
+}
+
+TEST_F(Costs, PreemptedSamplesAreNotBelieved) {
+  Cost& cost = table.find(mix(1, 1));
+  for (int i = 0; i < 4; i++) learn(cost, 200 * kUs, true);
+  for (int i = 0; i < 1000; i++) learn(cost, i % 3 == 0 ? 200 * kUs : 2200 * kUs, false);
+  EXPECT_NEAR(estimate(cost), 200 * kUs, 10 * kUs);
+}
+
+TEST_F(Costs, AFirstPreemptedSampleIsMended) {
+  Cost& cost = table.find(mix(1, 1));
+  learn(cost, 5 * kMs, false);
+  learn(cost, 200 * kUs, false);
+  learn(cost, 200 * kUs, false);
+  EXPECT_NEAR(estimate(cost), 200 * kUs, 1 * kUs);
+}
+
+TEST_F(Costs, ADearerKernelIsBelievedInTheEnd) {
+  Cost& cost = table.find(mix(1, 1));
+  for (int i = 0; i < 32; i++) learn(cost, 200 * kUs, true);
+  for (int i = 0; i < 40; i++) learn(cost, 9 * kMs, false);
+  EXPECT_EQ(estimate(cost), 9 * kMs);
+}
+
+TEST_F(Costs, FirstLaunchesAreTimedOneAfterTheOther) {
+  Cost& cost = table.find(mix(1, 1));
+  EXPECT_TRUE(is_due(cost, random()));
+  cost.pending = 1;
+  EXPECT_FALSE(is_due(cost, random()));
+}
+
+TEST_F(Costs, SamplingTakesAThirdOfAPercent) {
+  for (const uint64_t length : {5 * kUs, 20 * kUs, 100 * kUs}) {
+    Cost& cost = table.find(mix(1, length));
+    for (int i = 0; i < 8; i++) learn(cost, length, true);
+    int samples = 0;
+    constexpr int kLaunches = 200000;
+    for (int i = 0; i < kLaunches; i++) samples += is_due(cost, random());
+    const double part = samples * 3000.0 / (static_cast<double>(length) * kLaunches);
+    EXPECT_LT(part, 0.004) << length;
+    EXPECT_GT(part, 0.001) << length;
+  }
+}
+
+}  // namespace
+}  // namespace softmig::policy
