@@ -13,7 +13,7 @@ namespace softmig::sys {
 namespace {
 
 // Counted from the state, which is 0.
-constexpr int kThreadsField = 17, kStartField = 19, kCodeField = 23;
+constexpr int kThreadsField = 17, kStartField = 19, kCodeField = 23, kStackField = 25;
 
 std::string_view next_field(std::string_view* rest) {
   const size_t blank = rest->find(' ');
@@ -56,15 +56,18 @@ bool parse_process_stat(std::string_view line, ProcessState* state) {
   if (name_end == std::string_view::npos || name_end + 2 >= line.size()) return false;
   std::string_view rest = base::tail(line, name_end + 2);
   const std::string_view letter = next_field(&rest);
-  uint64_t threads = 0, start = 0, code = 0;
-  for (int field = 1; field <= kCodeField; field++) {
+  uint64_t threads = 0, start = 0, code = 0, stack = 0;
+  for (int field = 1; field <= kStackField; field++) {
     const std::string_view text = next_field(&rest);
     if (field == kThreadsField && !to_number(text, &threads)) return false;
     if (field == kStartField && !to_number(text, &start)) return false;
     if (field == kCodeField && (!to_number(text, &code) || code <= 1)) code = 0;  // 1: hidden
+    if (field == kStackField && !to_number(text, &stack)) stack = 0;
   }
   if (letter.size() != 1) return false;
   const bool ended = letter == "Z" || letter == "X" || letter == "x";
+  // Programs that are not position-independent all lie at the same place, their stacks do not.
+  if (code != 0) code ^= stack << 16;
   // A leader that has ended while other threads run is a zombie with more than one thread.
   *state = {.exists = true, .dead = ended && threads <= 1, .start_ticks = start, .image = code};
   return true;

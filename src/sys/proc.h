@@ -13,7 +13,7 @@ struct ProcessState {
   bool dead = false;         // a zombie, or on its way out, without a thread that still runs
   uint64_t start_ticks = 0;  // clock ticks from boot to its start; 0: not known
   uint64_t image =
-      0;  // where its code lies, which execve changes; 0: not known, or not for us to see
+      0;  // of where code and stack lie, which execve changes; 0: not known, or not for us to see
 };
 
 // Reads a line of /proc/<pid>/stat. The name in it may hold blanks and parentheses. False if this

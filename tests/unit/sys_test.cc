@@ -62,6 +62,23 @@ TEST(StatLine, OfAZombieIsDeadUnlessOtherThreadsLive) {
   EXPECT_FALSE(is_dead('D', 1));
 }
 
+// Programs that are not position-independent begin at one address, whichever they are.
+TEST(StatLine, TheStackTellsImagesApartToo) {
+  const auto image = [](uint64_t code, uint64_t stack) {
+    std::string line = "4242 (x) S";
+    for (int field = 4; field <= 52; field++) {
+      line += ' ' + std::to_string(field == 26 ? code : field == 28 ? stack : 7u);
+    }
+    ProcessState state;
+    EXPECT_TRUE(parse_process_stat(line, &state));
+    return state.image;
+  };
+  EXPECT_EQ(image(0x401000, 0x7ffc12345678), image(0x401000, 0x7ffc12345678));
+  EXPECT_NE(image(0x401000, 0x7ffc12345678), image(0x401000, 0x7ffd87654321));
+  EXPECT_EQ(image(1, 0), 0u);  // hidden
+  EXPECT_EQ(image(0, 0), 0u);
+}
+
 TEST(StatLine, IsRefusedWhereItIsCutOrNone) {
   const std::string whole = stat_line("x", 'S', 1, 5);
   ProcessState state;
