@@ -11,6 +11,8 @@ SM_DRIVER(cuMemPoolGetAttribute);
 SM_DRIVER(cuMemPoolDestroy);
 SM_DRIVER(cuMemPoolTrimTo);
 SM_DRIVER(cuDeviceGetMemPool);
+SM_DRIVER(cuDeviceGetDefaultMemPool);
+SM_DRIVER(cuDeviceSetMemPool);
 SM_DRIVER(cuStreamGetCtx);
 SM_DRIVER(cuStreamIsCapturing);
 SM_DRIVER(cuStreamSynchronize);
@@ -176,6 +178,19 @@ bool is_capturing(CUstream stream) {
          status != CU_STREAM_CAPTURE_STATUS_NONE;
 }
 
+// As the driver does when a device's current pool is destroyed: nobody shall get memory from it
+// now.
+void make_default_current(CUmemoryPool destroyed, int device) {
+  for (int ordinal = 0; ordinal < device_count(); ordinal++) {
+    CUmemoryPool current = nullptr, standard = nullptr;
+    if (device_of(ordinal) == device &&
+        next_cuDeviceGetMemPool(&current, ordinal) == CUDA_SUCCESS && current == destroyed &&
+        next_cuDeviceGetDefaultMemPool(&standard, ordinal) == CUDA_SUCCESS) {
+      next_cuDeviceSetMemPool(ordinal, standard);
+    }
+  }
+}
+
 }  // namespace
 
 void add_pool(CUmemoryPool pool, int device) {
@@ -198,6 +213,7 @@ bool destroy_pool_later(CUmemoryPool pool) {
   Record record;
   if (!tables.pools.take(reinterpret_cast<uint64_t>(pool), &record)) return false;
   if (record.device < 0) return false;
+  make_default_current(pool, record.device);
   DevicePools& pools = g_pools[record.device];
   Lock lock(pools);
   for (int i = 0; i < pools.count; i++) {

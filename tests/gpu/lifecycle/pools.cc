@@ -30,8 +30,12 @@ void destroyed_pool(Checks::Report& report) {
   CUdeviceptr address = 0;
   report.result(d.cuMemAllocFromPoolAsync(&address, kHeld, pool, stream), CUDA_SUCCESS,
                 "from the pool");
+  report.result(d.cuDeviceSetMemPool(s.device, pool), CUDA_SUCCESS, "cuDeviceSetMemPool");
   report.result(d.cuMemPoolDestroy(pool), CUDA_SUCCESS, "cuMemPoolDestroy");
   report.equal(s.free_bytes(), before - kHeld, "free after the pool is destroyed");
+  CUmemoryPool current = nullptr;
+  report.result(d.cuDeviceGetMemPool(&current, s.device), CUDA_SUCCESS, "cuDeviceGetMemPool");
+  report.expect(current != pool, "a destroyed pool is still the current one");
   report.result(d.cuMemFreeAsync(address, stream), CUDA_SUCCESS, "cuMemFreeAsync");
   report.result(d.cuStreamSynchronize(stream), CUDA_SUCCESS, "synchronise");
   report.equal(s.free_bytes(), before, "free at the end");
