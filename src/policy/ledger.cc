@@ -111,7 +111,9 @@ void reclaim_account(Region& region, uint32_t writer, uint32_t device, StillDead
       continue;
     }
     if (held == 0) return;
-    const PackedIntent take_back = pack_intent(-static_cast<int64_t>(held), next);
+    // An intent has room for half of what a charge may say: more than that goes in two rounds.
+    const int64_t delta = -static_cast<int64_t>(held < INT32_MAX ? held : INT32_MAX);
+    const PackedIntent take_back = pack_intent(delta, next);
     if (intent != take_back &&
         !account.intent.compare_exchange_strong(intent, take_back, memory_order_acq_rel)) {
       continue;
@@ -122,8 +124,8 @@ void reclaim_account(Region& region, uint32_t writer, uint32_t device, StillDead
       if (reached(sequence_of(account.applied.load(memory_order_acquire)), next)) break;
       keep_tag(region, device, use);
     } while (!shared.compare_exchange_weak(
-        use, pack_use(add_clamped(used_units(use), -static_cast<int64_t>(held)), writer, next),
-        memory_order_acq_rel, memory_order_acquire));
+        use, pack_use(add_clamped(used_units(use), delta), writer, next), memory_order_acq_rel,
+        memory_order_acquire));
   }
 }
 

@@ -67,6 +67,23 @@ TEST_F(LedgerTest, RefusesWhenTwoProcessesTogetherExceed) {
   EXPECT_EQ(charged(a) + charged(b), used());
 }
 
+TEST_F(LedgerTest, WhatIsTooMuchForOneIntentIsTakenBackAsWell) {
+  const uint32_t slot = claim(1);
+  EXPECT_EQ(change_use(*region_, slot, 0, INT32_MAX, kNoLimit), Change::kDone);
+  EXPECT_EQ(change_use(*region_, slot, 0, INT32_MAX, kNoLimit), Change::kDone);
+  reclaim(slot, 1);
+  EXPECT_EQ(used(), 0u);
+  EXPECT_EQ(charged(slot), 0u);
+}
+
+// A charge that its user forged must not keep others busy.
+TEST_F(LedgerTest, AForgedChargeIsTakenBackInAMoment) {
+  const uint32_t slot = claim(1);
+  region_->slot[slot].device[0].charge.store(uint64_t{0xffffffff} << 32);
+  reclaim(slot, 1);
+  EXPECT_EQ(charged(slot), 0u);
+}
+
 TEST_F(LedgerTest, AnAmountThatWouldOverflowIsRefused) {
   const uint32_t slot = claim(1);
   EXPECT_EQ(change_use(*region_, slot, 0, INT32_MAX, kNoLimit), Change::kDone);
