@@ -27,12 +27,17 @@ class Check {
   // True if a job with this config has its limits.
   bool operator()() {
     const bool standard_input = file_ == "-";
-    const int fd = standard_input ? STDIN_FILENO : sys::open_file(file_.c_str(), O_RDONLY, 0);
+    const int fd = standard_input
+                       ? STDIN_FILENO
+                       : sys::open_file(file_.c_str(), O_RDONLY | O_NONBLOCK | O_NOCTTY, 0);
     if (fd < 0) {
       error(0, with_errno("cannot be opened", errno));
       return false;
     }
-    if (!standard_input) check_file(fd);
+    if (!standard_input && !check_file(fd)) {
+      sys::close_file(fd);
+      return false;
+    }
     sys::LineReader lines(fd);
     std::string_view line;
     for (int number = 1; lines.next(&line); number++) check_line(line, lines.cut(), number);
@@ -55,13 +60,17 @@ class Check {
   void warn(int number, const std::string& what) const { print("warning: ", number, what); }
 
   // What the library refuses in /var/run/softmig; elsewhere the file may be a draft.
-  void check_file(int fd) {
+  // False: it may have no end, or never begin.
+  bool check_file(int fd) {
     sys::FileStatus status;
-    if (!sys::status_of_fd(fd, &status)) return;
-    if (!status.is_regular()) return error(0, "is not a regular file");
+    if (!sys::status_of_fd(fd, &status) || !status.is_regular()) {
+      error(0, "is not a regular file");
+      return false;
+    }
     if (status.uid != 0) warn(0, "is not owned by root: a job would be closed");
     if ((status.permissions() & 022) != 0) warn(0, "others may write it: a job would be closed");
     if (status.links != 1) warn(0, "has more than one name: a job would be closed");
+    return true;
   }
 
   void check_line(std::string_view line, bool cut, int number) {

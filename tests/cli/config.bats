@@ -93,3 +93,11 @@ check() {
   run -2 "$SOFTMIG" config
   run -2 "$SOFTMIG" config check
 }
+
+@test "what is no file is not read" {
+  mkfifo "$work/fifo"
+  for path in /dev/zero "$work/fifo" /; do
+    run -1 timeout 20 "$SOFTMIG" config check "$path"
+    [ "$output" = "$path: is not a regular file" ]
+  done
+}
