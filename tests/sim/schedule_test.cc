@@ -250,6 +250,18 @@ TEST(ScheduleTest, AContextThatGoesLeavesTheRestToTheOthers) {
   EXPECT_FALSE(node.is_done(node.kernel(node.lane(next), kMs)));
 }
 
+TEST(ScheduleTest, WhoWaitsForAContextThatGoesIsFree) {
+  Node node;
+  const uint32_t here = node.context_of(0, 0), there = node.context_of(0, 1);
+  const Place wait = node.wait(node.lane(there), node.kernel(node.lane(here), 100 * kSecond));
+  const Place next = node.kernel(node.lane(there), kMs);
+  node.go(5 * kMs);
+  EXPECT_FALSE(node.is_done(wait));
+  node.schedule.drop_context(here, node.now);
+  node.go(kSecond);
+  EXPECT_EQ(node.end(next), 6 * kMs);
+}
+
 TEST(ScheduleTest, WhatBelongsToNobodyIsDropped) {
   Node node;
   const uint32_t a = node.context(), b = node.context();
