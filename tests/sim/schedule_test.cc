@@ -172,6 +172,14 @@ TEST(ScheduleTest, WhoComesToAnIdleDevicePaysForTheSwitch) {
   EXPECT_EQ(node.end(third), 2 * kMs + 100 * kUs);
 }
 
+TEST(ScheduleTest, DevicesDoNotSlowEachOther) {
+  Node node;
+  const uint32_t a = node.context(0), b = node.context(1);
+  node.feed({node.lane(a), node.lane(b)}, kSecond, 200 * kUs);
+  EXPECT_EQ(node.usage(a).busy_ns, kSecond);
+  EXPECT_EQ(node.usage(b).busy_ns, kSecond);
+}
+
 TEST(ScheduleTest, APreemptedKernelTakesLonger) {
   Node node;
   const uint32_t a = node.lane(node.context()), b = node.lane(node.context());
