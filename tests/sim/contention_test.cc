@@ -290,6 +290,21 @@ TEST_F(ContentionTest, ContextsOfOneProcessTakeTurnsToo) {
   EXPECT_CUDA(cuCtxDestroy_v2(second));
 }
 
+TEST_F(ContentionTest, ALaunchOnSeveralDevicesNeedsNoCurrentContext) {
+  Program program;
+  ASSERT_TRUE(program.start());
+  ASSERT_CUDA(cuCtxSetCurrent(nullptr));
+  uint64_t iterations = 1000, sink = 0;
+  void* params[] = {&iterations, &sink};
+  CUDA_LAUNCH_PARAMS launch{};
+  launch.function = program.work;
+  launch.gridDimX = launch.gridDimY = launch.gridDimZ = 1;
+  launch.blockDimX = launch.blockDimY = launch.blockDimZ = 1;
+  launch.hStream = program.stream;
+  launch.kernelParams = params;
+  EXPECT_CUDA(cuLaunchCooperativeKernelMultiDevice(&launch, 1, 0));
+}
+
 TEST_F(ContentionTest, ParallelKernelsOfAGraphShareTheDevice) {
   Program program;
   ASSERT_TRUE(program.start());
