@@ -198,9 +198,10 @@ uint64_t time_of(Event* event) {
 
 Stream* find_stream_with_room(Call& call, CUstream handle, bool per_thread, CUresult* code) {
   for (;;) {
-    *code = call.context()->alive ? CUDA_SUCCESS : CUDA_ERROR_CONTEXT_IS_DESTROYED;
-    if (*code != CUDA_SUCCESS) return nullptr;
-    Stream* stream = find_stream(handle, per_thread, call.context(), code);
+    Context* context = call.context();  // none: the handle says it
+    const bool good = context == nullptr || context->alive;
+    *code = good ? CUDA_SUCCESS : CUDA_ERROR_CONTEXT_IS_DESTROYED;
+    Stream* stream = good ? find_stream(handle, per_thread, context, code) : nullptr;
     if (stream == nullptr || stream->capture != nullptr) return stream;
     const uint64_t again = next_look_for_room(*stream);
     if (again == 0) return stream;

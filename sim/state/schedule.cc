@@ -118,8 +118,11 @@ void Schedule::advance(uint64_t now) {
 
 // What ends on one device may be what a lane of another waits for.
 void Schedule::settle_all(uint32_t device, uint64_t now) {
-  bool again = settle(device, now);
-  while (again) {
+  if (settle(device, now)) settle_waiting(now);
+}
+
+void Schedule::settle_waiting(uint64_t now) {
+  for (bool again = true; again;) {
     again = false;
     for (uint32_t d = 0; d < file_->device_count; ++d) {
       if (file_->devices[d].engine.waits_abroad != 0) again |= settle(d, now);
@@ -490,7 +493,8 @@ void Schedule::drop_context(uint32_t context, uint64_t now) {
   const uint32_t count = row.lane_count.load(std::memory_order_acquire);
   for (uint32_t i = 0; i < count; ++i) free_lane(&file_->lanes[row.lanes[i]]);
   row.state.store(RowState::kFree, std::memory_order_release);
-  settle_all(row.device, now);
+  settle(row.device, now);
+  settle_waiting(now);
 }
 
 void Schedule::drop_orphans(uint64_t now) {

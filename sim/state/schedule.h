@@ -67,6 +67,7 @@ class Schedule {
   uint32_t next_that_wants(uint32_t device, uint32_t after) const;
 
   void settle_all(uint32_t device, uint64_t now);
+  void settle_waiting(uint64_t now);
   bool settle(uint32_t device, uint64_t now);
   bool finish_kernels(const Engine& engine, uint64_t now);
   bool finish_waits(uint32_t device, uint64_t now);

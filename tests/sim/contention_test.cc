@@ -153,6 +153,28 @@ TEST_F(ContentionTest, WhoHasNoWorkTakesNothing) {
   EXPECT_GE(shares(children, 500)[0], 99.5);
 }
 
+TEST_F(ContentionTest, NvmlShowsWhatEachGets) {
+  std::vector<std::unique_ptr<Child>> children;
+  for (int i = 0; i < 2; ++i) children.push_back(hungry(200));
+  sleep_ms(800);
+  nvmlDevice_t card = nullptr;
+  nvmlUtilization_t rates{};
+  ASSERT_EQ(nvmlInit_v2(), NVML_SUCCESS);
+  ASSERT_EQ(nvmlDeviceGetHandleByIndex_v2(0, &card), NVML_SUCCESS);
+  ASSERT_EQ(nvmlDeviceGetUtilizationRates(card, &rates), NVML_SUCCESS);
+  EXPECT_NEAR(rates.gpu, 90, 3);
+  timespec now{};
+  clock_gettime(CLOCK_REALTIME, &now);
+  const auto since = static_cast<unsigned long long>(now.tv_sec) * 1000000 +
+                     static_cast<unsigned long long>(now.tv_nsec) / 1000 - 400000;
+  std::vector<nvmlProcessUtilizationSample_t> samples(100);
+  auto count = static_cast<unsigned int>(samples.size());
+  ASSERT_EQ(nvmlDeviceGetProcessUtilization(card, samples.data(), &count, since), NVML_SUCCESS);
+  ASSERT_EQ(count, 2u);
+  EXPECT_NEAR(samples[0].smUtil, 45, 3);
+  EXPECT_NEAR(samples[1].smUtil, 45, 3);
+}
+
 TEST_F(ContentionTest, TheDeadLeaveTheRestToTheOthers) {
   std::vector<std::unique_ptr<Child>> children;
   for (int i = 0; i < 3; ++i) children.push_back(hungry(i == 0 ? 100000 : 500));
@@ -266,6 +288,21 @@ TEST_F(ContentionTest, ContextsOfOneProcessTakeTurnsToo) {
     EXPECT_CUDA(cuCtxSynchronize());
   });
   EXPECT_CUDA(cuCtxDestroy_v2(second));
+}
+
+TEST_F(ContentionTest, ALaunchOnSeveralDevicesNeedsNoCurrentContext) {
+  Program program;
+  ASSERT_TRUE(program.start());
+  ASSERT_CUDA(cuCtxSetCurrent(nullptr));
+  uint64_t iterations = 1000, sink = 0;
+  void* params[] = {&iterations, &sink};
+  CUDA_LAUNCH_PARAMS launch{};
+  launch.function = program.work;
+  launch.gridDimX = launch.gridDimY = launch.gridDimZ = 1;
+  launch.blockDimX = launch.blockDimY = launch.blockDimZ = 1;
+  launch.hStream = program.stream;
+  launch.kernelParams = params;
+  EXPECT_CUDA(cuLaunchCooperativeKernelMultiDevice(&launch, 1, 0));
 }
 
 TEST_F(ContentionTest, ParallelKernelsOfAGraphShareTheDevice) {

@@ -172,6 +172,14 @@ TEST(ScheduleTest, WhoComesToAnIdleDevicePaysForTheSwitch) {
   EXPECT_EQ(node.end(third), 2 * kMs + 100 * kUs);
 }
 
+TEST(ScheduleTest, DevicesDoNotSlowEachOther) {
+  Node node;
+  const uint32_t a = node.context(0), b = node.context(1);
+  node.feed({node.lane(a), node.lane(b)}, kSecond, 200 * kUs);
+  EXPECT_EQ(node.usage(a).busy_ns, kSecond);
+  EXPECT_EQ(node.usage(b).busy_ns, kSecond);
+}
+
 TEST(ScheduleTest, APreemptedKernelTakesLonger) {
   Node node;
   const uint32_t a = node.lane(node.context()), b = node.lane(node.context());
@@ -248,6 +256,18 @@ TEST(ScheduleTest, AContextThatGoesLeavesTheRestToTheOthers) {
   const uint32_t next = node.context();
   EXPECT_EQ(next, a) << "the row serves the next";
   EXPECT_FALSE(node.is_done(node.kernel(node.lane(next), kMs)));
+}
+
+TEST(ScheduleTest, WhoWaitsForAContextThatGoesIsFree) {
+  Node node;
+  const uint32_t here = node.context_of(0, 0), there = node.context_of(0, 1);
+  const Place wait = node.wait(node.lane(there), node.kernel(node.lane(here), 100 * kSecond));
+  const Place next = node.kernel(node.lane(there), kMs);
+  node.go(5 * kMs);
+  EXPECT_FALSE(node.is_done(wait));
+  node.schedule.drop_context(here, node.now);
+  node.go(kSecond);
+  EXPECT_EQ(node.end(next), 6 * kMs);
 }
 
 TEST(ScheduleTest, WhatBelongsToNobodyIsDropped) {
