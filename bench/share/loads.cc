@@ -138,8 +138,11 @@ std::vector<Runner::Item> Runner::next_chunk() {
     }
     case Kind::kVaried: {
       std::vector<Item> chunk;
-      for (double sum = 0; sum < kChunkNs; sum += chunk.back().cost.ns)
+      double sum = 0;
+      while (sum < kChunkNs) {
         chunk.push_back(items_[(random_() >> 8) & 1]);
+        sum += chunk.back().cost.ns;
+      }
       return chunk;
     }
     default:
