@@ -56,9 +56,11 @@ def arguments():
     parser.add_argument("--pairs", type=int, default=6, help="of processes, suite cost")
     parser.add_argument("--meter", action="store_true", help="NVML beside every run")
     parser.add_argument("--strict", action="store_true", help="exit 1 where a share is off")
-    parser.add_argument("--user", help="run the jobs as this user")
+    parser.add_argument("--user", help="run all programs as this user; with --real only")
     parser.add_argument("--out", required=True, metavar="DIR")
     options = parser.parse_args()
+    if options.user and options.sim:
+        parser.error("--user is for the card: the simulated one belongs to who starts it")
     options.no_preload, options.context_cost = False, None
     options.seconds = options.seconds or suites.DEFAULT_SECONDS[options.suite]
     return options
@@ -78,6 +80,7 @@ class Bench:
         self.lines = open(os.path.join(options.out, "lines.jsonl"), "w", encoding="utf-8")
         self.node = Node(self.place, options.via, self.errors)
         self.results, self.native, self.skipped = [], {}, []
+        self.where = "GPU"  # its name, once a program asked the driver
         self.pool = []  # native workers, which keep their contexts from round to round
 
     def close(self):
@@ -107,7 +110,7 @@ class Bench:
             worker.close()
         if self.place.real and not line["right"]:
             raise Failed("the GPU's result of the calibration is wrong")
-        self.node.costs = line["costs"]
+        self.node.costs, self.where = line["costs"], line["gpu"]
         self.log(line)
         print(f"costs {line['costs']}", flush=True)
 
@@ -237,8 +240,8 @@ class Bench:
         tables.plots(self.results, self.options.out)
 
     def write_table(self, text):
-        where = "card" if self.place.real else f"simulated {self.place.sim}"
-        head = f"Where: {where}; {self.options.seconds:g} s measured per run.\n\n"
+        kind = "" if self.place.real else "simulated "
+        head = f"Where: {kind}{self.where}; {self.options.seconds:g} s measured per run.\n\n"
         path = os.path.join(self.options.out, "table.md")
         with open(path, "w", encoding="utf-8") as file:
             file.write(head + text)
@@ -314,6 +317,9 @@ def main():
         else:
             bench.shares()
         return bench.exit_status()
+    except Failed as failure:
+        print(f"failed: {failure}; see {options.out}/stderr.log")
+        return 1
     finally:
         bench.close_pool()
         bench.close()

@@ -98,16 +98,12 @@ class Meter {
   std::map<unsigned int, Row> processes_;
 };
 
-}  // namespace
-}  // namespace softmig::bench
-
-int main(int argc, char** argv) {
-  using namespace softmig::bench;
+int program(int argc, char** argv) {
   if (argc < 2) {
     std::fprintf(stderr, "usage: busy SECONDS [START_NS]\n");
     return 2;
   }
-  softmig::gpu_test::Nvml nvml;
+  gpu_test::Nvml nvml;
   if (!nvml.open()) give_up("no NVML");
   Meter meter(nvml);
   if (argc > 2) sleep_until(std::strtoll(argv[2], nullptr, 10));
@@ -120,3 +116,8 @@ int main(int argc, char** argv) {
   meter.print();
   return 0;
 }
+
+}  // namespace
+}  // namespace softmig::bench
+
+int main(int argc, char** argv) { return softmig::bench::program(argc, argv); }

@@ -42,7 +42,7 @@ class Unit {
   // GPU time of one unit when `count` run back to back. Queued in portions, so that the driver's
   // queue never stops the host between two that are timed.
   double time(int count) {
-    const CUevent begin = gpu_->new_event(), end = gpu_->new_event();
+    CUevent begin = gpu_->new_event(), end = gpu_->new_event();
     const gpu_test::Driver& d = gpu_->driver();
     double total_ms = 0;
     for (int left = count; left > 0; left -= kPortion) {
@@ -72,7 +72,8 @@ class Unit {
         gpu_->launch(stream_, iterations_, shape_, How::kPlain);
     }
     const int kernels = graph_ != nullptr ? kGraphNodes : 1;
-    gpu_->expect(iterations_, shape_, static_cast<uint64_t>(count * kernels));
+    gpu_->expect(iterations_, shape_,
+                 static_cast<uint64_t>(count) * static_cast<uint64_t>(kernels));
   }
 
   Gpu* gpu_;

@@ -63,6 +63,15 @@ void Gpu::open() {
   must(d.cuMemsetD8_v2(sink_, 0, sizeof expected_), "cuMemsetD8");
 }
 
+std::string Gpu::name() const {
+  char name[128] = "";
+  int version = 0;
+  driver().cuDeviceGetName(name, sizeof name, session_.device);
+  driver().cuDriverGetVersion(&version);
+  return std::string(name) + ", CUDA " + std::to_string(version / 1000) + "." +
+         std::to_string(version % 1000 / 10);
+}
+
 CUstream Gpu::new_stream() {
   CUstream stream = nullptr;
   must(driver().cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING), "cuStreamCreate");

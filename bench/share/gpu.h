@@ -36,6 +36,7 @@ class Gpu {
   void open();
 
   const gpu_test::Driver& driver() const { return session_.driver; }
+  std::string name() const;  // "NVIDIA H100 80GB HBM3, CUDA 13.0"
   // Fills the device: two blocks on each multiprocessor.
   Shape full() const { return {2 * multiprocessors_, 0}; }
   // Leaves room for seven more of its kind.

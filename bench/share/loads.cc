@@ -138,8 +138,11 @@ std::vector<Runner::Item> Runner::next_chunk() {
     }
     case Kind::kVaried: {
       std::vector<Item> chunk;
-      for (double sum = 0; sum < kChunkNs; sum += chunk.back().cost.ns)
+      double sum = 0;
+      while (sum < kChunkNs) {
         chunk.push_back(items_[(random_() >> 8) & 1]);
+        sum += chunk.back().cost.ns;
+      }
       return chunk;
     }
     default:
@@ -151,14 +154,10 @@ std::vector<Runner::Item> Runner::next_chunk() {
 
 void Runner::launch(Lane* lane) {
   const std::vector<Item> items = next_chunk();
-  Chunk chunk{nullptr, nullptr, 0, 0};
+  Chunk chunk{nullptr, 0, 0};
   for (const Item& item : items) chunk.gpu_ns += item.cost.ns;
   make_room(lane, chunk.gpu_ns);
   const int64_t begin = now_ns();
-  if (spec_.kind == Kind::kSmall) {
-    chunk.begin = event();
-    must(gpu_->driver().cuEventRecord(chunk.begin, lane->stream), "cuEventRecord");
-  }
   launch_items(lane, items, &chunk);
   chunk.end = event();
   must(gpu_->driver().cuEventRecord(chunk.end, lane->stream), "cuEventRecord");
@@ -218,14 +217,13 @@ void Runner::collect(Lane* lane) {
 
 void Runner::finish(Lane* lane, const Chunk& chunk) {
   const int64_t end = time_of(chunk.end);
-  // Work begins when the stream comes to it, and never before it was launched.
+  // Work begins when the stream comes to it, and never before it was launched. (An event before the
+  // launch would not do: it passes while the launch still waits for its turn.)
   const int64_t begin = std::min(end, std::max(lane->last_end_ns, chunk.launched_ns));
   work_.add({begin, std::max(begin + 1, end)}, chunk.gpu_ns);
   lane->last_end_ns = end;
   events_.push_back(chunk.end);
-  if (chunk.begin == nullptr) return;
-  intervals_.push_back({time_of(chunk.begin), end});
-  events_.push_back(chunk.begin);
+  if (spec_.kind == Kind::kSmall) intervals_.push_back({begin, end});
 }
 
 int64_t Runner::time_of(CUevent event) const {

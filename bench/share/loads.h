@@ -73,7 +73,7 @@ class Runner {
     int kernels;
   };
   struct Chunk {
-    CUevent begin, end;  // begin: only where the intervals themselves are wanted
+    CUevent end;
     int64_t launched_ns;
     double gpu_ns;
   };

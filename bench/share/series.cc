@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstddef>
 #include <cstdio>
 
 namespace softmig::bench {
@@ -81,7 +80,7 @@ double deviation(const std::vector<double>& values) {
 double percentile(std::vector<double>* values, double part) {
   if (values->empty()) return 0;
   const auto last = static_cast<double>(values->size() - 1);
-  const auto at = values->begin() + static_cast<ptrdiff_t>(last * part + 0.5);
+  const auto at = values->begin() + std::lround(last * part);
   std::nth_element(values->begin(), at, values->end());
   return *at;
 }

@@ -34,6 +34,7 @@ void calibrate(Gpu* gpu, Costs* costs) {
   *costs = measure_costs(gpu);
   gpu_test::Line("costs")
       .add("costs", costs_text(*costs))
+      .add("gpu", gpu->name())
       .add("right", gpu->verdict() == Gpu::Result::kRight)
       .add("ok", true)
       .print();

@@ -3,14 +3,15 @@
 import os
 
 import plot
+import suites
 
 
 def judge(result, native):
     """Adds to every job of a limited result what it should have got and whether it did.
 
     A job must get its limit, or what it gets natively if that is less, within 1 point or one
-    kernel. `native` is the result of the same round without the library, or None. Jobs that share a
-    GPU are judged together by the sum as well.
+    kernel; a job that is not hungry is judged only where it is alone. `native` is the result of the
+    same round without the library, or None. Jobs that share a GPU are judged by their sum as well.
     """
     if result["mode"] == "native":
         return
@@ -22,6 +23,8 @@ def judge(result, native):
             # More than everything: several streams at once do more work per second than one.
             most = native["jobs"][number]["share"]
             wanted = min(wanted, most) if most <= 100 else wanted * most / 100
+        elif job["load"].startswith(suites.NOT_HUNGRY):
+            continue  # what is left for it depends on its neighbours
         job["wanted"] = wanted
         job["allowed"] = max(1.0, 100 * job["longest_us"] / 1e6 / job["seconds"])
         job["good"] = abs(job["share"] - wanted) <= job["allowed"]
