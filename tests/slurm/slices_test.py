@@ -69,12 +69,14 @@ class Case(unittest.TestCase):
         for node, folder in self.folders.items():
             lab.wait_for(f"nothing left of jobs on {node}", lambda folder=folder: all(
                 entry.name.startswith(KEPT) for entry in folder.iterdir()))
-        self.assertEqual(self.states(), {"idle"})
+        self.assert_no_node_was_drained()
 
-    def states(self):
-        lab.wait_for("no node completing", lambda: "comp" not in self.lab.output(
-            "sinfo", "-h", "-N", "-o", "%t"))
-        return set(self.lab.output("sinfo", "-h", "-N", "-o", "%t").split())
+    def assert_no_node_was_drained(self):
+        """No node is lost to the jobs that come next."""
+        states = self.lab.output("sinfo", "-h", "-N", "-o", "%t").split()
+        self.assertEqual(len(states), len(NODES))
+        for state in states:
+            self.assertFalse(state.startswith(("drain", "drng", "down", "fail", "unk")), states)
 
     def submit(self, *options, user="ada"):
         """A job that sleeps; its id."""
@@ -203,7 +205,7 @@ class Failures(Case):
         job = self.submit(*options)
         lab.wait_for("cancelled", lambda: self.lab.job(job).get("JobState") == "CANCELLED")
         text = self.lab.output("scontrol", "-o", "show", "job", job)
-        self.assertIn("idle", self.states())
+        self.assert_no_node_was_drained()
         return re.search("Comment=(.*?) (?:StdErr|Command|WorkDir)=|Comment=(.*)", text).group(0)
 
     def test_a_broken_softmig_conf(self):
