@@ -57,7 +57,8 @@ std::string contents(const std::string& path) {
 // What a writer that was killed left of a file that is no job's, if it is surely dead.
 bool is_litter(const std::string& path, const std::string& name) {
   struct stat status = {};
-  return name.starts_with("cgroup_ns.new.") && lstat(path.c_str(), &status) == 0 &&
+  const bool temporary = name.starts_with("cgroup_ns.new.") || name.starts_with("gres.new.");
+  return temporary && lstat(path.c_str(), &status) == 0 &&
          status.st_mtime + kLitterSeconds < time(nullptr);
 }
 

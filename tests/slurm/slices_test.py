@@ -37,7 +37,7 @@ export PATH=/run/lab/bin:/usr/bin
 exec /etc/slurm/epilog_softmig.sh
 """
 SCRIPT = f": >{lab.HOME}/on.$SLURM_JOB_ID.${{SLURM_RESTART_COUNT:-0}}; sleep 300"
-KEPT = ("cgroup_ns", "lock")  # a cgroup_ns.new.PID of who was killed is removed after a minute
+KEPT = ("cgroup_ns", "gres", "lock")  # and what who was killed left of them, for a minute
 
 
 def setUpModule():
