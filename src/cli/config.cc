@@ -12,6 +12,7 @@
 #include "cli/commands.h"
 #include "cli/failure.h"
 #include "cli/output.h"
+#include "cli/site_config.h"
 #include "policy/settings.h"
 #include "sys/files.h"
 
@@ -120,6 +121,36 @@ class Check {
   int errors_ = 0;
 };
 
+// True if a prolog can work with this softmig.conf.
+bool check_site(const std::string& file) {
+  std::vector<SiteProblem> problems;
+  const SiteConfig site = read_site_config(file, &problems);
+  bool good = sys::exists(file.c_str());
+  if (!good) problems.push_back({false, with_errno(printable(file), errno)});
+  for (const SiteProblem& problem : problems) {
+    good = good && problem.warning;
+    fmt::print(stderr, "{}\n", problem.text);
+  }
+  if (good) {
+    fmt::print("{}: {} shards a GPU, {} held back\n", printable(file), site.shards.get(""),
+               size_text(site.reserve.get("")));
+  }
+  return good;
+}
+
+// A site's own file, of which there is one on each node, is known by its name.
+bool is_site_file(const std::string& file) {
+  return file.substr(file.rfind('/') + 1) == "softmig.conf";
+}
+
+void print_site_keys() {
+  const Style style(stdout);
+  for (const SiteKey& key : site_keys()) {
+    fmt::print("{}{}\n    {}\n    value: {}; default: {}\n", style.bold(key.name),
+               key.by_type ? "[type]" : "", key.help, key.format, key.default_text);
+  }
+}
+
 void print_keys() {
   const Style style(stdout);
   for (const policy::ConfigKey& key : policy::config_keys()) {
@@ -138,17 +169,26 @@ void add_config(CLI::App& app, int* status) {
   config->require_subcommand(1);
   auto files = std::make_shared<std::vector<std::string>>();
   CLI::App* check = config->add_subcommand("check", "Read configs as the library would");
-  check->add_option("FILE", *files, "Configs; - is standard input")->required();
+  check->add_option("FILE", *files, "Configs; - is standard input, softmig.conf the site's own")
+      ->required();
   check->footer(
       "Every error names file, line, key and text. Exit status: 0 all can be used, 1 not.");
   check->callback([files, status] {
     bool good = true;
-    for (const std::string& file : *files) good = Check(file)() && good;
+    for (const std::string& file : *files) {
+      good = (is_site_file(file) ? check_site(file) : Check(file)()) && good;
+    }
     *status = good ? kExitOk : kExitFailure;
   });
   CLI::App* keys = config->add_subcommand("keys", "List the keys, their values and defaults");
-  keys->callback([status] {
-    print_keys();
+  auto site = std::make_shared<bool>(false);
+  keys->add_flag("--site", *site, "Those of /etc/softmig/softmig.conf");
+  keys->callback([status, site] {
+    if (*site) {
+      print_site_keys();
+    } else {
+      print_keys();
+    }
     *status = kExitOk;
   });
 }

@@ -16,6 +16,7 @@
 #include "cli/child.h"
 #include "cli/commands.h"
 #include "cli/failure.h"
+#include "cli/gpu_order.h"
 #include "cli/job_gres.h"
 #include "cli/job_plan.h"
 #include "cli/node_state.h"
@@ -28,7 +29,6 @@ namespace {
 // Two tries of the controller end before Slurm's own limits for a prolog do.
 constexpr double kQuerySeconds = 10;
 constexpr int kQueryTries = 2;
-constexpr double kSlurmdSeconds = 10;
 constexpr const char* kPath = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/bin:/opt/slurm/bin";
 constexpr const char* kDriverFile = "/proc/driver/nvidia/version";
 
@@ -149,14 +149,6 @@ std::vector<NodeGpu> node_gpus() {
   return gpus;
 }
 
-// Slurm's order of a node's GPUs, which is sorted by type and not by device number.
-std::vector<int> slurm_order(const Job& job, const std::vector<NodeGpu>& gpus) {
-  if (gpus.size() == 1) return {};
-  const ChildResult result = run_child({"slurmd", "-G", "-N", job.node}, kSlurmdSeconds);
-  if (!result.started || result.status != 0) return {};
-  return parse_slurmd_gres(result.err + "\n" + result.out);
-}
-
 // Jobs that have files here and are no more: their epilog never ran. Asks the controller, so it is
 // only done where slots are missing.
 void sweep(const NodeState& state, const Job& job) {
@@ -215,7 +207,9 @@ void set_up(const NodeState& state, const Job& job, OnFailure* on_failure) {
                                   [](const GresItem& item) { return item.name == "shard"; });
   if (!sliced) return state.forget(job.id, true);
   const std::vector<NodeGpu> gpus = node_gpus();
-  open_job(state, job, plan_slices(items, slurm_order(job, gpus), gpus, site), site);
+  const std::vector<int> order =
+      gpus.size() == 1 ? std::vector<int>() : slurm_gpu_order(state, job.node);
+  open_job(state, job, plan_slices(items, order, gpus, site), site);
 }
 
 // The job stays closed; its user reads why in the job's record.

@@ -8,6 +8,7 @@
 
 #include <cerrno>
 #include <charconv>
+#include <ctime>
 #include <filesystem>
 #include <fstream>
 #include <set>
@@ -22,6 +23,7 @@ namespace {
 
 namespace fs = std::filesystem;
 constexpr uint64_t kMostSlots = 32;
+constexpr time_t kLitterSeconds = 60;
 
 uint32_t low_bits(uint64_t count) { return count >= 32 ? UINT32_MAX : (uint32_t{1} << count) - 1; }
 
@@ -42,6 +44,22 @@ uint64_t job_of(const std::string& name) {
     if (rest.starts_with(kind)) return number_in(std::string_view(name).substr(0, dot)).value_or(0);
   }
   return 0;
+}
+
+// Empty if it cannot be read.
+std::string contents(const std::string& path) {
+  std::ifstream file(path);
+  std::stringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
+// What a writer that was killed left of a file that is no job's, if it is surely dead.
+bool is_litter(const std::string& path, const std::string& name) {
+  struct stat status = {};
+  const bool temporary = name.starts_with("cgroup_ns.new.") || name.starts_with("gres.new.");
+  return temporary && lstat(path.c_str(), &status) == 0 &&
+         status.st_mtime + kLitterSeconds < time(nullptr);
 }
 
 void check(int error, const std::string& path) {
@@ -110,7 +128,8 @@ void NodeState::record_cgroup_namespace() const {
   struct stat status = {};
   // A kernel without cgroup namespaces hides no job.
   if (stat("/proc/self/ns/cgroup", &status) != 0) return;
-  publish("cgroup_ns", fmt::format("{}\n", status.st_ino));
+  const std::string text = fmt::format("{}\n", status.st_ino);
+  if (contents(path("cgroup_ns")) != text) publish("cgroup_ns", text);
 }
 
 void NodeState::publish(const std::string& name, const std::string& text) const {
@@ -129,7 +148,9 @@ void NodeState::forget(uint64_t job_id, bool config_too) const {
   const std::string config = fmt::format("{}.conf", job_id);
   for (const auto& entry : fs::directory_iterator(folder_, error)) {
     const std::string name = entry.path().filename();
-    if (job_of(name) == job_id && name != config) files.push_back(entry.path());
+    if ((job_of(name) == job_id && name != config) || is_litter(entry.path(), name)) {
+      files.push_back(entry.path());
+    }
   }
   for (const fs::path& file : files) unlink(file.c_str());
   if (config_too && unlink(path(config).c_str()) != 0 && errno != ENOENT) {
@@ -151,10 +172,7 @@ uint32_t NodeState::taken(uint64_t but_job, const std::string& gpu, uint64_t cou
   uint32_t mask = 0;
   for (const uint64_t job : jobs()) {
     if (job == but_job) continue;
-    std::ifstream file(path(fmt::format("{}.state", job)));
-    std::stringstream text;
-    text << file.rdbuf();
-    const auto state = parse_state(job, text.str());
+    const auto state = parse_state(job, contents(path(fmt::format("{}.state", job))));
     if (!state) continue;
     for (const SlotClaim& claim : state->claims) {
       // Frames of different lengths have nothing in common: such a job counts as holding all.

@@ -4,6 +4,7 @@
 //   {jobid}.region    what the job uses, written by its processes; {jobid}.region.extra beside it
 //   {jobid}.state     GPUs and slots of the job, for the next job's slots
 //   cgroup_ns         slurmd's cgroup namespace
+//   gres              Slurm's order of this node's GPUs
 //   lock              held while slots are chosen
 //
 // All but regions are replaced by rename: a reader, or a crash, sees the old or the new.

@@ -187,12 +187,6 @@ const std::vector<SiteKey>& site_keys() {
   return keys;
 }
 
-bool is_site_key(std::string_view key) {
-  key = key.substr(0, key.find('['));
-  return std::any_of(std::begin(kRows), std::end(kRows),
-                     [&](const Row& row) { return key == row.key.name; });
-}
-
 SiteConfig parse_site_config(std::string_view text, const std::string& path,
                              std::vector<SiteProblem>* problems) {
   Parser parser(path, problems);

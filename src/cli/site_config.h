@@ -53,9 +53,6 @@ struct SiteKey {
 };
 const std::vector<SiteKey>& site_keys();
 
-// Whether a file with this key is a softmig.conf and not the config of a job.
-bool is_site_key(std::string_view key);
-
 SiteConfig parse_site_config(std::string_view text, const std::string& path,
                              std::vector<SiteProblem>* problems);
 

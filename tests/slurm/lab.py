@@ -114,7 +114,7 @@ def run(*command, check=True, timeout=60, **options):
                           stdin=subprocess.DEVNULL, **options)
 
 
-def wait_for(what, true, seconds=8):
+def wait_for(what, true, seconds=30):
     """Polls until true() holds."""
     end = time.monotonic() + seconds
     while not true():

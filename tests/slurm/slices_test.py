@@ -36,7 +36,8 @@ EPILOG = """\
 export PATH=/run/lab/bin:/usr/bin
 exec /etc/slurm/epilog_softmig.sh
 """
-KEPT = {"cgroup_ns", "lock"}
+SCRIPT = f": >{lab.HOME}/on.$SLURM_JOB_ID.${{SLURM_RESTART_COUNT:-0}}; sleep 300"
+KEPT = ("cgroup_ns", "gres", "lock")  # and what who was killed left of them, for a minute
 
 
 def setUpModule():
@@ -66,26 +67,27 @@ class Case(unittest.TestCase):
         self.lab.softmig_conf.unlink(missing_ok=True)
         self.lab.cancel_all()
         for node, folder in self.folders.items():
-            lab.wait_for(f"nothing left of jobs on {node}", lambda folder=folder: set(
-                entry.name for entry in folder.iterdir()) <= KEPT)
-        self.assertEqual(self.states(), {"idle"})
+            lab.wait_for(f"nothing left of jobs on {node}", lambda folder=folder: all(
+                entry.name.startswith(KEPT) for entry in folder.iterdir()))
+        self.assert_no_node_was_drained()
 
-    def states(self):
-        lab.wait_for("no node completing", lambda: "comp" not in self.lab.output(
-            "sinfo", "-h", "-N", "-o", "%t"))
-        return set(self.lab.output("sinfo", "-h", "-N", "-o", "%t").split())
+    def assert_no_node_was_drained(self):
+        """No node is lost to the jobs that come next."""
+        states = self.lab.output("sinfo", "-h", "-N", "-o", "%t").split()
+        self.assertEqual(len(states), len(NODES))
+        for state in states:
+            self.assertFalse(state.startswith(("drain", "drng", "down", "fail", "unk")), states)
 
     def submit(self, *options, user="ada"):
         """A job that sleeps; its id."""
         result = self.lab.as_user(user, "sbatch", "--parsable", "-o", "/dev/null", *options,
-                                  "--wrap", "sleep 300")
+                                  "--wrap", SCRIPT)
         self.assertEqual(result.returncode, 0, result.stderr)
         return result.stdout.strip()
 
-    def started(self, job):
-        """Waits until a job runs its script."""
-        lab.wait_for(f"job {job} runs", lambda: self.lab.job(job).get("JobState") == "RUNNING"
-                     and self.lab.job(job).get("Reason") == "None")
+    def started(self, job, restarts=0):
+        """Waits until a job runs its script, for the so-many-th time."""
+        lab.wait_for(f"job {job} runs", (lab.HOME / f"on.{job}.{restarts}").exists)
 
     def running(self, *options, user="ada"):
         """As submit, and its prolog is over."""
@@ -181,7 +183,7 @@ class Slices(Case):
         lab.wait_for("requeued", lambda: self.lab.job(job).get("JobState") == "PENDING")
         lab.run("scontrol", "update", f"JobId={job}", "Gres=shard:l40s:2", check=False)
         lab.run("scontrol", "update", f"JobId={job}", "StartTime=now", check=False)
-        self.started(job)
+        self.started(job, 1)
         self.assertNotEqual((self.folders["n1"] / f"{job}.region").stat().st_ino, before)
         self.assertEqual(self.config(job)["CUDA_DEVICE_MEMORY_LIMIT"], "24576M")
 
@@ -203,7 +205,7 @@ class Failures(Case):
         job = self.submit(*options)
         lab.wait_for("cancelled", lambda: self.lab.job(job).get("JobState") == "CANCELLED")
         text = self.lab.output("scontrol", "-o", "show", "job", job)
-        self.assertIn("idle", self.states())
+        self.assert_no_node_was_drained()
         return re.search("Comment=(.*?) (?:StdErr|Command|WorkDir)=|Comment=(.*)", text).group(0)
 
     def test_a_broken_softmig_conf(self):

@@ -3,6 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <fstream>
+#include <sstream>
+
 #include "base/bytes.h"
 
 namespace softmig::cli {
@@ -76,6 +79,36 @@ TEST(Site, NoFileIsTheDefault) {
   EXPECT_THAT(problems, IsEmpty());
   read_site_config("/", &problems);
   EXPECT_EQ(problems.size(), 1U);
+}
+
+std::string contents(const std::string& path) {
+  std::ifstream file(std::string(SOFTMIG_SOURCE_DIR) + "/" + path);
+  std::stringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
+TEST(Site, TheExampleIsTheDefault) {
+  std::vector<SiteProblem> problems;
+  std::string text = contents("slurm/softmig.conf.example");
+  ASSERT_NE(text, "");
+  const SiteConfig as_it_is = parse_site_config(text, "", &problems);
+  EXPECT_EQ(as_it_is.shards.get("x"), kDefaultShards);
+  // What is commented out is right too.
+  for (size_t at = 0; (at = text.find("\n#", at)) != std::string::npos; at++) {
+    if (text.compare(at + 2, 1, " ") != 0) text.erase(at + 1, 1);
+  }
+  EXPECT_EQ(parse_site_config(text, "", &problems).shards.get("h100"), 8U);
+  EXPECT_THAT(problems, IsEmpty());
+}
+
+TEST(Site, TheDocsHaveEveryKey) {
+  const std::string docs = contents("docs/slurm.md");
+  for (const SiteKey& key : site_keys()) {
+    const std::string row = std::string("| `") + key.name + (key.by_type ? "[type]" : "") + "` | " +
+                            key.format + " | " + key.default_text + " | " + key.help + " |";
+    EXPECT_NE(docs.find(row), std::string::npos) << row;
+  }
 }
 
 }  // namespace
