@@ -234,6 +234,44 @@ void forget_graph(CUgraphExec exec) {
 void count_capture(int change) { g_captures.fetch_add(change, memory_order_relaxed); }
 bool is_capture_open() { return g_captures.load(memory_order_relaxed) > 0; }
 
+namespace {
+
+// When a bracket that ends now is later than anything explains.
+uint64_t late_at(const Line& line, uint64_t charged) {
+  return line.done_ns.load(memory_order_relaxed) + rule_of(*line.context).frame_ns / 2 +
+         4 * charged;
+}
+
+// Ends the run of a stream, if one is open: it reports when it is done.
+void end_run(Context& context, Line& line) {
+  if (!line.is_open || !line.grab()) return;
+  if (line.is_open && line.context == &context) {
+    const RelaxedCapture relaxed;
+    line.open.late_at_ns = late_at(line, line.open.charged);
+    line.is_open = false;
+    end_bracket(line, line.open);
+  }
+  line.release();
+}
+
+// The same for all streams of a context: their last work is launched, for the time being.
+void end_runs(Context& context) {
+  Line* lines[16];
+  const uint32_t count = open_lines(context, lines, std::size(lines));
+  for (uint32_t i = 0; i < count; i++) end_run(context, *lines[i]);
+}
+
+// The stream has had nothing to do since its last launch: nobody can tell when it was done, so its
+// charge stands. Where other streams may have run at the same time, shorter runs will tell.
+void drop_run(Line& line, uint64_t now) {
+  const uint64_t turned = line.context->turned_ns.load(memory_order_relaxed);
+  if (now - turned < kTurnsNs) line.target_ns /= 2;
+  line.is_open = false;
+  drop_bracket(line, line.open);
+}
+
+}  // namespace
+
 bool Launch::is_held(uint64_t now, bool at_ease) const {
   const Context& context = *line_->context;
   if (unknown_ &&
@@ -293,6 +331,10 @@ void Launch::begin(CUstream stream, bool per_thread, const Work& work) {
   }
   const uint64_t done = std::max(now, line->done_ns.load(memory_order_relaxed));
   line->done_ns.store(done + cost_, memory_order_relaxed);
+  if (context.last_line.load(memory_order_relaxed) != line) {
+    context.last_line.store(line, memory_order_relaxed);
+    context.turned_ns.store(now, memory_order_relaxed);
+  }
   number_ = line->launches.fetch_add(1, memory_order_relaxed) + 1;
   if (!timed) return;
   const bool single = policy::is_due(*row_, random_bits()) || cost_ >= kBracketNs;
@@ -303,12 +345,13 @@ void Launch::begin_timing(const Work& work, uint64_t now, bool single, bool at_e
   Line& line = *line_;
   if (!line.grab()) return;
   const RelaxedCapture relaxed;
+  // What the stream still has to do hides the time that the host needs for a launch.
+  const bool idle = line.done_ns.load(memory_order_relaxed) <= now + cost_ + 2000;
+  if (line.is_open && idle) drop_run(line, now);
   if (line.is_open && (single || at_ease)) {
     line.is_open = false;
     end_bracket(line, line.open);
   }
-  // What the stream still has to do hides the time that the host needs for a launch.
-  const bool idle = line.done_ns.load(memory_order_relaxed) <= now + cost_ + 2000;
   if (single) {
     if (begin_bracket(line, now, &bracket_)) {
       timing_ = Timing::kSingle;
@@ -335,21 +378,6 @@ void Launch::begin_timing(const Work& work, uint64_t now, bool single, bool at_e
   line.release();
 }
 
-// Ends the run of the stream, if one is open: it reports when it is done.
-void Launch::end_run() {
-  Line& line = *line_;
-  if (!line.is_open || !line.grab()) return;
-  if (line.is_open) {
-    const uint64_t frame = rule_of(*line.context).frame_ns;
-    const RelaxedCapture relaxed;
-    line.open.late_at_ns =
-        line.done_ns.load(memory_order_relaxed) + frame / 2 + 4 * line.open.charged;
-    line.is_open = false;
-    end_bracket(line, line.open);
-  }
-  line.release();
-}
-
 CUresult Launch::end(CUresult result) {
   if (line_ == nullptr) return result;
   if (__builtin_expect(result != CUDA_SUCCESS, 0)) {
@@ -359,15 +387,15 @@ CUresult Launch::end(CUresult result) {
   if (timing_ == Timing::kNone) return result;
   Line& line = *line_;
   if (timing_ == Timing::kRun) {
-    if (line.open.charged < kBracketNs) return result;
-    end_run();
+    if (line.open.charged < line.target_ns) return result;
+    line.target_ns = std::min(line.target_ns + line.target_ns / 4 + 1, kBracketNs);
+    end_run(*line.context, line);
     collect(*line.context);
     return result;
   }
-  const uint64_t frame = rule_of(*line.context).frame_ns;
   const RelaxedCapture relaxed;
   if (bracket_.host_ns != 0) bracket_.host_ns = sys::monotonic_ns() - bracket_.host_ns;
-  bracket_.late_at_ns = line.done_ns.load(memory_order_relaxed) + frame / 2 + 4 * cost_;
+  bracket_.late_at_ns = late_at(line, cost_);
   if (line.launches.load(memory_order_relaxed) != number_) {
     // Another thread launched into the stream meanwhile.
     drop_bracket(line, bracket_);
@@ -420,7 +448,7 @@ uint64_t Launch::wait() {
   abi::RegionShare& share = slice().share(context.device);
   const uint64_t begin = sys::monotonic_ns();
   uint64_t now = begin;
-  end_run();
+  end_runs(context);
   for (;; now = sys::monotonic_ns()) {
     collect(context);
     if (slice().refresh_is_due(now)) slice().refresh();

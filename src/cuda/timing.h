@@ -16,6 +16,8 @@ namespace softmig::cuda {
 
 // Runs of launches are cut into brackets of this much GPU time.
 inline constexpr uint64_t kBracketNs = 1'000'000;
+// Streams that took turns this recently may overlap.
+inline constexpr uint64_t kTurnsNs = 10'000'000;
 
 struct Bracket {
   CUevent begin = nullptr, end = nullptr;
@@ -51,6 +53,7 @@ struct Line {
   std::atomic<uint32_t> held{0};
   bool is_open = false;
   Bracket open;
+  uint64_t target_ns = kBracketNs;  // of a run: less where the program waits before it is full
   uint64_t slack_ns = 0;  // by which dense brackets took more than they were charged
 
   // Under the context's lock: brackets on their way.
@@ -70,6 +73,8 @@ struct Context {
   uint64_t salt = 0;                      // no two contexts of a process have the same
   std::atomic<uint32_t> unknown{0};       // samples of unseen kernels on their way
   std::atomic<uint64_t> collected_ns{0};  // when a bracket was last seen to be done
+  std::atomic<Line*> last_line{nullptr};   // that was launched into
+  std::atomic<uint64_t> turned_ns{0};      // when it was another than before
   std::atomic<int32_t> gap_ns{0};         // between launches that follow each other, beyond samples
 
   Line spare;  // for streams beyond kLines: charged by what is known, never timed
@@ -115,6 +120,8 @@ bool end_bracket(Line& line, const Bracket& bracket);
 void drop_bracket(Line& line, const Bracket& bracket);
 // Sees which brackets of the context are done.
 void collect(Context& context);
+// Up to `room` lines of the context whose run is open; how many.
+uint32_t open_lines(Context& context, Line** lines, uint32_t room);
 // Whether any of the context's brackets began by `ns` and is not done.
 bool is_waiting_since(Context& context, uint64_t ns);
 

@@ -64,7 +64,9 @@ class Worker {
   // Launches until now_ms() is `to`; work done from `from` on, in ms.
   CUresult run(double from, double to, double* work_ms) {
     double done = 0;
-    CUresult code = CUDA_SUCCESS;
+    // The captures of the other thread forbid waiting, but to who says that he knows.
+    CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED;
+    CUresult code = driver().cuThreadExchangeStreamCaptureMode(&mode);
     while (now_ms() < to && code == CUDA_SUCCESS) {
       // As far ahead of the GPU as a program gets: the streams are waited for now and then.
       double launched = 0;
