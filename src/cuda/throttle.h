@@ -49,7 +49,8 @@ class Launch {
 
   Line* line_ = nullptr;  // null: not throttled
   policy::Cost* row_ = nullptr;
-  uint64_t cost_ = 0;
+  uint64_t cost_ = 0;    // charged
+  uint64_t alone_ = 0;   // without regard to other streams
   uint32_t number_ = 0;  // of the line's launches
   Timing timing_ = Timing::kNone;
   bool unknown_ = false, guessed_ = false;

@@ -134,6 +134,7 @@ Context* make_context(CUcontext handle, int device, bool is_mps) {
   context->salt = ++g_salt;
   context->unknown.store(0, memory_order_relaxed);
   context->gap_ns.store(0, memory_order_relaxed);
+  context->overlap.store(Context::kNoOverlap, memory_order_relaxed);
   context->lines = nullptr;
   context->spare.context = context;
   context->spare.failures.store(kMostFailures, memory_order_relaxed);
