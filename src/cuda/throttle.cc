@@ -151,38 +151,48 @@ uint64_t settle_single(Context& context, const Bracket& bracket, uint64_t took, 
                   trusted);
   }
   if (trusted) return with_gap(context, sample);
-  return bracket.guessed ? with_gap(context, policy::estimate(row)) : bracket.charged;
+  return bracket.guessed ? with_gap(context, policy::estimate(row)) : bracket.alone;
 }
 
-// A dense run tells what lies between launches; what it took beyond its charge may be needed when
-// the next one takes less: only means are known.
+// A dense run tells what lies between launches.
 void learn_gap(Context& context, const Bracket& bracket, uint64_t took) {
   if (bracket.launches < 8) return;
   const int32_t gap = context.gap_ns.load(memory_order_relaxed);
   const auto beyond = static_cast<int64_t>(took) - static_cast<int64_t>(context.pair_ns) -
-                      static_cast<int64_t>(bracket.charged);
+                      static_cast<int64_t>(bracket.alone);
   const int64_t seen = gap + beyond / static_cast<int64_t>(bracket.launches);
   const int64_t next = gap + (seen - gap) / 16;
   context.gap_ns.store(static_cast<int32_t>(std::clamp(next, -kMostGapNs, kMostGapNs)),
                        memory_order_relaxed);
 }
 
-uint64_t settle_run(Line& line, const Bracket& bracket, uint64_t begin, uint64_t end,
-                    bool trusted) {
-  Context& context = *line.context;
-  const uint64_t took = end - begin;
-  const uint64_t fits = policy::pour(slice().busy(context.device), begin, end, bracket.charged);
+// Only means are known: by what a dense run took longer than its charge, the next may take less
+// without a refund.
+uint64_t with_slack(Line& line, const Bracket& bracket, uint64_t begin, uint64_t end,
+                    uint64_t fits) {
   if (bracket.latest_ns > begin) return fits;  // the GPU waited for the program
-  if (trusted) learn_gap(context, bracket, took);
-  if (fits == bracket.charged) {
-    if (trusted) {
-      line.slack_ns = std::min(line.slack_ns + (took - std::min(took, fits)), kMostSlackNs);
-    }
+  const uint64_t took = end - begin;
+  if (fits == bracket.alone) {
+    line.slack_ns = std::min(line.slack_ns + (took - std::min(took, fits)), kMostSlackNs);
     return fits;
   }
-  const uint64_t kept = std::min(line.slack_ns, bracket.charged - fits);
+  const uint64_t kept = std::min(line.slack_ns, bracket.alone - fits);
   line.slack_ns -= kept;
   return fits + kept;
+}
+
+// What launches on several streams add to each other, so that the next are charged about right.
+void learn_overlap(Context& context, uint64_t alone, uint64_t fits) {
+  const auto now = static_cast<int64_t>(context.overlap.load(memory_order_relaxed));
+  const auto seen = static_cast<int64_t>(fits * Context::kNoOverlap / std::max<uint64_t>(alone, 1));
+  const int64_t next = now + (seen - now) / 8;
+  context.overlap.store(static_cast<uint32_t>(std::clamp<int64_t>(next, 64, Context::kNoOverlap)),
+                        memory_order_relaxed);
+}
+
+uint64_t with_overlap(const Context& context, uint64_t cost, uint64_t now) {
+  if (now - context.turned_ns.load(memory_order_relaxed) > kTurnsNs) return cost;
+  return cost * context.overlap.load(memory_order_relaxed) / Context::kNoOverlap;
 }
 
 }  // namespace
@@ -197,16 +207,19 @@ void settle(Line& line, const Bracket& bracket, uint64_t begin, uint64_t end) {
   if (rule.percent == 0 || end <= begin) return;
   look_for_neighbours(context, now);
   look_for_peers(context.device, now);
-  const bool trusted = (is_alone(context.device, now) || is_in_slot(rule, begin, end)) &&
-                       !is_overlapped(line, begin);
-  uint64_t cost = 0;
+  const bool overlapped = is_overlapped(line, begin);
+  const bool trusted =
+      (is_alone(context.device, now) || is_in_slot(rule, begin, end)) && !overlapped;
+  uint64_t cost = bracket.alone;
+  if (bracket.key != 0) cost = settle_single(context, bracket, end - begin, trusted);
+  const uint64_t fits = policy::pour(slice().busy(context.device), begin, end, cost);
+  if (overlapped) learn_overlap(context, cost, fits);
   if (bracket.key != 0) {
-    cost = settle_single(context, bracket, end - begin, trusted);
-    const uint64_t fits = policy::pour(slice().busy(context.device), begin, end, cost);
     // What events add to a single launch is not worth a refund.
     if (!trusted || fits + kMostGapNs < cost) cost = fits;
   } else {
-    cost = settle_run(line, bracket, begin, end, trusted);
+    if (trusted && bracket.latest_ns <= begin) learn_gap(context, bracket, end - begin);
+    cost = trusted ? with_slack(line, bracket, begin, end, fits) : fits;
   }
   correct(context, rule, bracket.charged, cost, now);
 }
@@ -233,6 +246,43 @@ void forget_graph(CUgraphExec exec) {
 
 void count_capture(int change) { g_captures.fetch_add(change, memory_order_relaxed); }
 bool is_capture_open() { return g_captures.load(memory_order_relaxed) > 0; }
+
+namespace {
+
+// When a bracket that ends now is later than anything explains.
+uint64_t late_at(const Line& line, uint64_t cost) {
+  return line.done_ns.load(memory_order_relaxed) + rule_of(*line.context).frame_ns / 2 + 4 * cost;
+}
+
+// Ends the run of a stream, if one is open: it reports when it is done.
+void end_run(Context& context, Line& line) {
+  if (!line.is_open || !line.grab()) return;
+  if (line.is_open && line.context == &context) {
+    const RelaxedCapture relaxed;
+    line.open.late_at_ns = late_at(line, line.open.alone);
+    line.is_open = false;
+    end_bracket(line, line.open);
+  }
+  line.release();
+}
+
+// The same for all streams of a context: their last work is launched, for the time being.
+void end_runs(Context& context) {
+  Line* lines[16];
+  const uint32_t count = open_lines(context, lines, std::size(lines));
+  for (uint32_t i = 0; i < count; i++) end_run(context, *lines[i]);
+}
+
+// The stream has had nothing to do since its last launch: nobody can tell when it was done, so its
+// charge stands. Where other streams may have run at the same time, shorter runs will tell.
+void drop_run(Line& line, uint64_t now) {
+  const uint64_t turned = line.context->turned_ns.load(memory_order_relaxed);
+  if (now - turned < kTurnsNs) line.target_ns /= 2;
+  line.is_open = false;
+  drop_bracket(line, line.open);
+}
+
+}  // namespace
 
 bool Launch::is_held(uint64_t now, bool at_ease) const {
   const Context& context = *line_->context;
@@ -276,8 +326,9 @@ void Launch::begin(CUstream stream, bool per_thread, const Work& work) {
       cost = std::max<uint64_t>(2000, policy::estimate(*kin) * work.blocks / kCostPerBlockScale);
     }
   }
-  cost_ = with_gap(context, cost);
   uint64_t now = sys::monotonic_ns();
+  alone_ = with_gap(context, cost);
+  cost_ = with_overlap(context, alone_, now);
   if (slice().refresh_is_due(now)) slice().refresh();
   abi::RegionShare& share = slice().share(context.device);
   const bool at_ease = policy::is_at_ease(share, rule, now);
@@ -292,10 +343,14 @@ void Launch::begin(CUstream stream, bool per_thread, const Work& work) {
     (is_graph ? account->graph_launches : account->launches).fetch_add(1, memory_order_relaxed);
   }
   const uint64_t done = std::max(now, line->done_ns.load(memory_order_relaxed));
-  line->done_ns.store(done + cost_, memory_order_relaxed);
+  line->done_ns.store(done + alone_, memory_order_relaxed);
+  if (context.last_line.load(memory_order_relaxed) != line) {
+    context.last_line.store(line, memory_order_relaxed);
+    context.turned_ns.store(now, memory_order_relaxed);
+  }
   number_ = line->launches.fetch_add(1, memory_order_relaxed) + 1;
   if (!timed) return;
-  const bool single = policy::is_due(*row_, random_bits()) || cost_ >= kBracketNs;
+  const bool single = policy::is_due(*row_, random_bits()) || alone_ >= kBracketNs;
   if (single || !at_ease || line->is_open) begin_timing(work, now, single, at_ease);
 }
 
@@ -303,12 +358,13 @@ void Launch::begin_timing(const Work& work, uint64_t now, bool single, bool at_e
   Line& line = *line_;
   if (!line.grab()) return;
   const RelaxedCapture relaxed;
+  // What the stream still has to do hides the time that the host needs for a launch.
+  const bool idle = line.done_ns.load(memory_order_relaxed) <= now + alone_ + 2000;
+  if (line.is_open && idle) drop_run(line, now);
   if (line.is_open && (single || at_ease)) {
     line.is_open = false;
     end_bracket(line, line.open);
   }
-  // What the stream still has to do hides the time that the host needs for a launch.
-  const bool idle = line.done_ns.load(memory_order_relaxed) <= now + cost_ + 2000;
   if (single) {
     if (begin_bracket(line, now, &bracket_)) {
       timing_ = Timing::kSingle;
@@ -316,6 +372,7 @@ void Launch::begin_timing(const Work& work, uint64_t now, bool single, bool at_e
       bracket_.function = work.function != 0 ? policy::mix(work.function, line.context->salt) : 0;
       bracket_.blocks = std::max<uint64_t>(work.blocks, 1);
       bracket_.charged = cost_;
+      bracket_.alone = alone_;
       bracket_.launches = 1;
       bracket_.guessed = guessed_;
       bracket_.host_ns = idle ? sys::monotonic_ns() : 0;
@@ -327,25 +384,11 @@ void Launch::begin_timing(const Work& work, uint64_t now, bool single, bool at_e
     if (line.is_open) {
       timing_ = Timing::kRun;
       // The GPU had no more than the launches before this one to do until now.
-      line.open.latest_ns = std::max(line.open.latest_ns, now - line.open.charged);
+      line.open.latest_ns = std::max(line.open.latest_ns, now - line.open.alone);
       line.open.charged += cost_;
+      line.open.alone += alone_;
       line.open.launches++;
     }
-  }
-  line.release();
-}
-
-// Ends the run of the stream, if one is open: it reports when it is done.
-void Launch::end_run() {
-  Line& line = *line_;
-  if (!line.is_open || !line.grab()) return;
-  if (line.is_open) {
-    const uint64_t frame = rule_of(*line.context).frame_ns;
-    const RelaxedCapture relaxed;
-    line.open.late_at_ns =
-        line.done_ns.load(memory_order_relaxed) + frame / 2 + 4 * line.open.charged;
-    line.is_open = false;
-    end_bracket(line, line.open);
   }
   line.release();
 }
@@ -359,15 +402,15 @@ CUresult Launch::end(CUresult result) {
   if (timing_ == Timing::kNone) return result;
   Line& line = *line_;
   if (timing_ == Timing::kRun) {
-    if (line.open.charged < kBracketNs) return result;
-    end_run();
+    if (line.open.alone < line.target_ns) return result;
+    line.target_ns = std::min(line.target_ns + line.target_ns / 4 + 1, kBracketNs);
+    end_run(*line.context, line);
     collect(*line.context);
     return result;
   }
-  const uint64_t frame = rule_of(*line.context).frame_ns;
   const RelaxedCapture relaxed;
   if (bracket_.host_ns != 0) bracket_.host_ns = sys::monotonic_ns() - bracket_.host_ns;
-  bracket_.late_at_ns = line.done_ns.load(memory_order_relaxed) + frame / 2 + 4 * cost_;
+  bracket_.late_at_ns = late_at(line, alone_);
   if (line.launches.load(memory_order_relaxed) != number_) {
     // Another thread launched into the stream meanwhile.
     drop_bracket(line, bracket_);
@@ -420,7 +463,7 @@ uint64_t Launch::wait() {
   abi::RegionShare& share = slice().share(context.device);
   const uint64_t begin = sys::monotonic_ns();
   uint64_t now = begin;
-  end_run();
+  end_runs(context);
   for (;; now = sys::monotonic_ns()) {
     collect(context);
     if (slice().refresh_is_due(now)) slice().refresh();

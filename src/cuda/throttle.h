@@ -42,7 +42,6 @@ class Launch {
 
   void begin_timing(const Work& work, uint64_t now, bool single, bool at_ease);
   void fail();
-  void end_run();
   [[gnu::noinline, gnu::cold]] uint64_t wait();
   bool is_held(uint64_t now, bool at_ease) const;
   bool may_pass(bool hold, uint64_t since, uint64_t now);
@@ -50,7 +49,8 @@ class Launch {
 
   Line* line_ = nullptr;  // null: not throttled
   policy::Cost* row_ = nullptr;
-  uint64_t cost_ = 0;
+  uint64_t cost_ = 0;    // charged
+  uint64_t alone_ = 0;   // without regard to other streams
   uint32_t number_ = 0;  // of the line's launches
   Timing timing_ = Timing::kNone;
   bool unknown_ = false, guessed_ = false;

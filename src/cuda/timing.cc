@@ -4,6 +4,7 @@
 
 #include "sys/clock.h"
 #include "sys/memory.h"
+#include "sys/self.h"
 
 SM_DRIVER(cuCtxGetCurrent);
 SM_DRIVER(cuCtxGetDevice);
@@ -133,6 +134,7 @@ Context* make_context(CUcontext handle, int device, bool is_mps) {
   context->salt = ++g_salt;
   context->unknown.store(0, memory_order_relaxed);
   context->gap_ns.store(0, memory_order_relaxed);
+  context->overlap.store(Context::kNoOverlap, memory_order_relaxed);
   context->lines = nullptr;
   context->spare.context = context;
   context->spare.failures.store(kMostFailures, memory_order_relaxed);
@@ -161,6 +163,7 @@ void clear(Line& line) {
   line.late_at_ns.store(0, memory_order_relaxed);
   line.failures.store(0, memory_order_relaxed);
   line.is_open = false;
+  line.target_ns = kBracketNs;
   line.slack_ns = 0;
   line.closed_begin = line.closed_end = 0;
   line.held.store(0, memory_order_release);
@@ -323,6 +326,7 @@ void drop_lines(Context& context) {
   while (context.lines != nullptr) {
     Line* line = context.lines;
     context.lines = line->next;
+    line->is_open = false;
     unlink(*line);
   }
   context.handle = nullptr;
@@ -370,13 +374,16 @@ void forget_stream(CUstream stream) {
     put_event(context, bracket.begin);
     put_event(context, bracket.end);
   }
+  while (!line->grab()) sys::yield();
   if (line->is_open) put_event(context, line->open.begin);
+  line->is_open = false;
   for (Line** at = &context.lines; *at != nullptr; at = &(*at)->next) {
     if (*at != line) continue;
     *at = line->next;
     break;
   }
   unlink(*line);
+  line->release();
   g_epoch.fetch_add(1, memory_order_release);
 }
 
@@ -454,6 +461,16 @@ void collect(Context& context) {
     }
   }
   context.lock.unlock();
+}
+
+uint32_t open_lines(Context& context, Line** lines, uint32_t room) {
+  if (!context.lock.try_lock()) return 0;
+  uint32_t count = 0;
+  for (Line* line = context.lines; line != nullptr && count < room; line = line->next) {
+    if (line->is_open) lines[count++] = line;
+  }
+  context.lock.unlock();
+  return count;
 }
 
 bool is_waiting_since(Context& context, uint64_t ns) {

@@ -16,6 +16,8 @@ namespace softmig::cuda {
 
 // Runs of launches are cut into brackets of this much GPU time.
 inline constexpr uint64_t kBracketNs = 1'000'000;
+// Streams that took turns this recently may overlap.
+inline constexpr uint64_t kTurnsNs = 10'000'000;
 
 struct Bracket {
   CUevent begin = nullptr, end = nullptr;
@@ -23,6 +25,7 @@ struct Bracket {
   uint64_t function = 0;  // and of its function's cost per block, 0: none
   uint64_t blocks = 0;
   uint64_t charged = 0;    // for all its launches
+  uint64_t alone = 0;      // what they cost without regard to other streams
   uint64_t begun_ns = 0;   // host clock, before the first launch
   uint64_t host_ns = 0;    // a single launch into an idle stream: what the host took to make it
   uint64_t latest_ns = 0;  // the latest time at which the GPU may have begun and never have starved
@@ -51,7 +54,8 @@ struct Line {
   std::atomic<uint32_t> held{0};
   bool is_open = false;
   Bracket open;
-  uint64_t slack_ns = 0;  // by which dense brackets took more than they were charged
+  uint64_t target_ns = kBracketNs;  // of a run: less where the program waits before it is full
+  uint64_t slack_ns = 0;            // by which dense brackets took more than they were charged
 
   // Under the context's lock: brackets on their way.
   Bracket closed[kClosed];
@@ -62,15 +66,19 @@ struct Line {
 };
 
 struct Context {
+  static constexpr uint32_t kNoOverlap = 1 << 12;
   static constexpr uint32_t kEvents = 256;
 
   CUcontext handle = nullptr;  // null: free
   int device = -1;
   bool is_mps = false;
-  uint64_t salt = 0;                      // no two contexts of a process have the same
-  std::atomic<uint32_t> unknown{0};       // samples of unseen kernels on their way
-  std::atomic<uint64_t> collected_ns{0};  // when a bracket was last seen to be done
-  std::atomic<int32_t> gap_ns{0};         // between launches that follow each other, beyond samples
+  uint64_t salt = 0;                          // no two contexts of a process have the same
+  std::atomic<uint32_t> unknown{0};           // samples of unseen kernels on their way
+  std::atomic<uint64_t> collected_ns{0};      // when a bracket was last seen to be done
+  std::atomic<Line*> last_line{nullptr};      // that was launched into
+  std::atomic<uint64_t> turned_ns{0};         // when it was another than before
+  std::atomic<uint32_t> overlap{kNoOverlap};  // part of its cost that a launch adds to the others
+  std::atomic<int32_t> gap_ns{0};  // between launches that follow each other, beyond samples
 
   Line spare;  // for streams beyond kLines: charged by what is known, never timed
 
@@ -115,6 +123,8 @@ bool end_bracket(Line& line, const Bracket& bracket);
 void drop_bracket(Line& line, const Bracket& bracket);
 // Sees which brackets of the context are done.
 void collect(Context& context);
+// Up to `room` lines of the context whose run is open; how many.
+uint32_t open_lines(Context& context, Line** lines, uint32_t room);
 // Whether any of the context's brackets began by `ns` and is not done.
 bool is_waiting_since(Context& context, uint64_t ns);
 

@@ -378,6 +378,43 @@ class PerDevice:
             env["CUDA_VISIBLE_DEVICES"] = ",".join(names)
 
 
+def shares(quick):
+    """Shares of GPU time. On a card bench/share measures them: kernels of these programs know how
+    long they take only on the simulated GPU."""
+    seconds = 2 if quick else 8
+    loads = [("async", us, []) for us in (20, 200, 2000, 20000)]
+    loads += [("sync", 200, []), ("graph", 20, []), ("mixed", 2000, []), ("capture", 200, [])]
+    loads += [("async", 200, ["--streams", 4]), ("async", 200, ["--processes", 2])]
+    loads += [("async", 2000, ["--processes", 2])]
+    cases = []
+    for percent in (25, 50):
+        for load, us, more in loads:
+            name = "-".join([load, f"{us}us", *(str(m).strip("-") for m in more)])
+            case = Case(
+                f"share/{percent}/{name}",
+                ["share", load, us, seconds, *more],
+                None,
+                timeout=seconds + 60,
+                variables={"CUDA_DEVICE_SM_LIMIT": str(percent)},
+                witness="report",
+                # Kernels of several streams overlap less well where they are held back, and are
+                # counted here as if they overlapped fully.
+                judge=within(percent, percent / 3 if "--streams" in more else 2),
+            )
+            cases.append(case)
+    return [c for c in cases if not quick or "/25/" in c.name or "async-200us" in c.name]
+
+
+def within(percent, points):
+    def judge(_case, _place, lines, _seen):
+        share = lines[0]["share"]
+        if abs(share - percent) <= points:
+            return None
+        return f"{share:.1f} % of the GPU, not {percent}"
+
+    return judge
+
+
 def command_line(_quick):
     """Through `softmig run`, which makes the slice itself. On the simulated node it also makes the
     node, so the witness, who watches another one, has nothing to say."""
@@ -418,4 +455,5 @@ GROUPS = {
     "views": views,
     "lifecycle": lifecycle,
     "cli": command_line,
+    "share": shares,
 }
