@@ -89,6 +89,20 @@ class LookUps(DoorCase):
                     for key, place in bare.items()}
         self.assert_same(active, expected)
 
+    def test_without_a_limit_of_gpu_time_launches_are_the_drivers_own(self):
+        bare, memory, active = (self.where(mode, self.names, f"handle:{CUDA}")
+                                for mode in ("bare", "memory", "active"))
+        if bare[f"handle:{CUDA}", "cuLaunchKernel"] == "-":
+            self.skipTest("this driver has no launches")
+        changed = {name for (way, name), place in active.items() if memory[way, name] != place}
+        self.assertIn("cuLaunchKernel", changed)
+        self.assertIn("cuLaunchKernelEx_ptsz", changed)
+        self.assertNotIn("cuMemAlloc_v2", changed)
+        self.assertNotIn("cuGraphLaunch", changed)  # takes memory as well
+        for (way, name), place in memory.items():
+            if name in changed:
+                self.assertEqual(place, bare[way, name])
+
     def test_every_symbol_by_handle(self):
         self.check("where", self.names, *self.ways())
 

@@ -399,13 +399,13 @@ def shares(quick):
                 witness="report",
                 # Kernels of several streams overlap less well where they are held back, and are
                 # counted here as if they overlapped fully.
-                judge=within(percent, percent / 3 if "--streams" in more else 2),
+                judge=near(percent, percent / 3 if "--streams" in more else 2),
             )
             cases.append(case)
     return [c for c in cases if not quick or "/25/" in c.name or "async-200us" in c.name]
 
 
-def within(percent, points):
+def near(percent, points):
     def judge(_case, _place, lines, _seen):
         share = lines[0]["share"]
         if abs(share - percent) <= points:
