@@ -247,7 +247,14 @@ int job_start() {
 int job_end() {
   const uint64_t job = number_variable("SLURM_JOB_ID");
   const NodeState state;
-  state.forget(job, true);
+  // Slurm counts a requeue before the epilog: this is not 0 if the job is to run again.
+  const std::string restarts = variable("SLURM_JOB_RESTART_COUNT");
+  if (restarts.empty() || restarts == "0") {
+    state.forget(job, true);
+  } else {
+    umask(022);
+    state.bury(job);
+  }
   return kExitOk;
 }
 

@@ -24,6 +24,12 @@ namespace {
 namespace fs = std::filesystem;
 constexpr uint64_t kMostSlots = 32;
 constexpr time_t kLitterSeconds = 60;
+// Longer than the 120 s for which slurmd knows a job that is over.
+constexpr time_t kBuriedSeconds = 600;
+// A good config without SOFTMIG_UID: it is looked at for this job alone.
+constexpr const char* kBuriedText =
+    "# This job was requeued, and Slurm started it again without its prolog: requeue it anew.\n"
+    "CUDA_DEVICE_MEMORY_LIMIT=1M\n";
 
 uint32_t low_bits(uint64_t count) { return count >= 32 ? UINT32_MAX : (uint32_t{1} << count) - 1; }
 
@@ -54,12 +60,18 @@ std::string contents(const std::string& path) {
   return text.str();
 }
 
-// What a writer that was killed left of a file that is no job's, if it is surely dead.
-bool is_litter(const std::string& path, const std::string& name) {
+bool is_older(const std::string& path, time_t seconds) {
   struct stat status = {};
-  const bool temporary = name.starts_with("cgroup_ns.new.") || name.starts_with("gres.new.");
-  return temporary && lstat(path.c_str(), &status) == 0 &&
-         status.st_mtime + kLitterSeconds < time(nullptr);
+  return lstat(path.c_str(), &status) == 0 && status.st_mtime + seconds < time(nullptr);
+}
+
+// What is of no use to anybody: what a writer that was killed left of a file that is no job's, and
+// configs of jobs that were buried long ago.
+bool is_litter(const std::string& path, const std::string& name) {
+  if (name.starts_with("cgroup_ns.new.") || name.starts_with("gres.new.")) {
+    return is_older(path, kLitterSeconds);
+  }
+  return name.ends_with(".conf") && is_older(path, kBuriedSeconds) && contents(path) == kBuriedText;
 }
 
 void check(int error, const std::string& path) {
@@ -156,6 +168,11 @@ void NodeState::forget(uint64_t job_id, bool config_too) const {
   if (config_too && unlink(path(config).c_str()) != 0 && errno != ENOENT) {
     check(errno, path(config));
   }
+}
+
+void NodeState::bury(uint64_t job_id) const {
+  publish(fmt::format("{}.conf", job_id), kBuriedText);
+  forget(job_id, false);
 }
 
 std::vector<uint64_t> NodeState::jobs() const {

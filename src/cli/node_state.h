@@ -52,6 +52,9 @@ class NodeState {
   std::string path(const std::string& name) const { return folder_ + "/" + name; }
   // Everything of a job; its config goes last, or only what is beside the config.
   void forget(uint64_t job_id, bool config_too) const;
+  // As forget, but a config stays for ten minutes that lets the job allocate nothing: for a job
+  // that was requeued, since slurmd may start it again without a prolog (see docs/slurm.md).
+  void bury(uint64_t job_id) const;
   // Jobs that have a file here.
   std::vector<uint64_t> jobs() const;
   // What the other jobs hold of these slots.

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <filesystem>
 #include <fstream>
 
@@ -71,6 +72,23 @@ TEST_F(Folder, ForgetsOneJobAndNoOther) {
   EXPECT_FALSE(has("12.conf"));
   EXPECT_TRUE(has("123.conf") && has("1.state") && has("2.region") && has("cgroup_ns"));
   state.forget(12, true);
+}
+
+TEST_F(Folder, ABuriedJobCanAllocateNothingForAWhile) {
+  const NodeState state(folder_);
+  make("7.region");
+  state.bury(7);
+  EXPECT_FALSE(has("7.region"));
+  state.forget(8, true);
+  ASSERT_TRUE(has("7.conf"));
+  make("9.conf");
+  const auto long_ago = std::filesystem::file_time_type::clock::now() - std::chrono::hours(1);
+  for (const char* name : {"/7.conf", "/9.conf"}) {
+    std::filesystem::last_write_time(folder_ + name, long_ago);
+  }
+  state.forget(8, true);
+  EXPECT_FALSE(has("7.conf"));
+  EXPECT_TRUE(has("9.conf"));
 }
 
 TEST_F(Folder, TakenAreTheSlotsOfOthersOnThatGpu) {
