@@ -2,10 +2,11 @@
 
 #include <elf.h>
 #include <link.h>
+#include <stddef.h>
 #include <string.h>
 #include <sys/auxv.h>
 
-#include "hook/hook.h"
+#include "hook/registry.h"
 #include "sys/self.h"
 
 namespace softmig::hook {
@@ -108,13 +109,17 @@ void* look_up_sysv(const Object& object, const char* name) {
   return nullptr;
 }
 
-// One look-up: in all objects whose file name begins with one of the prefixes.
+void* look_up(const Object& object, const char* name) {
+  if (object.gnu_hash != nullptr) return look_up_gnu(object, name);
+  return object.sysv_hash != nullptr ? look_up_sysv(object, name) : nullptr;
+}
+
+// One walk: through all objects whose file name begins with one of the prefixes.
 struct Search {
   const char* prefix;
   const char* second_prefix;
-  const char* name;  // null: is such an object loaded at all
-  void* found;
-  bool loaded;
+  bool (*take)(const Object& object, void* data);  // true ends the walk
+  void* data;
 };
 
 bool has_prefix(const char* path, const char* prefix) {
@@ -123,19 +128,11 @@ bool has_prefix(const char* path, const char* prefix) {
   return strncmp(slash != nullptr ? slash + 1 : path, prefix, strlen(prefix)) == 0;
 }
 
-// Looks into one object; true ends the search.
-bool look_into(const char* path, ElfW(Addr) base, const ElfW(Dyn) * dynamic, Search& search) {
+// Looks into one object; true ends the walk.
+bool look_into(const char* path, ElfW(Addr) base, const ElfW(Dyn) * dynamic, const Search& search) {
   if (!has_prefix(path, search.prefix) && !has_prefix(path, search.second_prefix)) return false;
   Object object;
-  if (!read_dynamic(base, dynamic, &object)) return false;
-  search.loaded = true;
-  if (search.name == nullptr) return true;
-  if (object.gnu_hash != nullptr) {
-    search.found = look_up_gnu(object, search.name);
-  } else if (object.sysv_hash != nullptr) {
-    search.found = look_up_sysv(object, search.name);
-  }
-  return search.found != nullptr;
+  return read_dynamic(base, dynamic, &object) && search.take(object, search.data);
 }
 
 const ElfW(Dyn) * dynamic_of(ElfW(Addr) base, const ElfW(Phdr) * headers, size_t count) {
@@ -149,7 +146,7 @@ const ElfW(Dyn) * dynamic_of(ElfW(Addr) base, const ElfW(Phdr) * headers, size_t
 
 int visit(dl_phdr_info* info, size_t, void* data) {
   const ElfW(Dyn)* dynamic = dynamic_of(info->dlpi_addr, info->dlpi_phdr, info->dlpi_phnum);
-  return look_into(info->dlpi_name, info->dlpi_addr, dynamic, *static_cast<Search*>(data));
+  return look_into(info->dlpi_name, info->dlpi_addr, dynamic, *static_cast<const Search*>(data));
 }
 
 // The list that the dynamic linker keeps for debuggers, found through the program's own headers.
@@ -177,20 +174,62 @@ const link_map* debuggers_list() {
 constinit std::atomic<int> g_walkers{0};
 constinit std::atomic<int> g_walkers_pid{0};
 
-Search look_for(const char* prefix, const char* second_prefix, const char* name) {
-  Search search{prefix, second_prefix, name, nullptr, false};
+// False, and nothing was called: the lock cannot be had.
+bool iterate(int (*callback)(dl_phdr_info*, size_t, void*), void* data) {
   const int pid = sys::pid();
-  if (g_walkers.load() != 0 && g_walkers_pid.load() != pid) {
-    for (const link_map* map = debuggers_list(); map != nullptr; map = map->l_next) {
-      if (look_into(map->l_name, map->l_addr, map->l_ld, search)) break;
-    }
-    return search;
-  }
+  if (g_walkers.load() != 0 && g_walkers_pid.load() != pid) return false;
   g_walkers_pid.store(pid);
   g_walkers.fetch_add(1);
-  dl_iterate_phdr(visit, &search);
+  dl_iterate_phdr(callback, data);
   g_walkers.fetch_sub(1);
-  return search;
+  return true;
+}
+
+void walk(Search search) {
+  if (iterate(visit, &search)) return;
+  for (const link_map* map = debuggers_list(); map != nullptr; map = map->l_next) {
+    if (look_into(map->l_name, map->l_addr, map->l_ld, search)) break;
+  }
+}
+
+struct Wanted {
+  const char* name;
+  void* found;
+};
+
+bool take_symbol(const Object& object, void* data) {
+  auto* wanted = static_cast<Wanted*>(data);
+  wanted->found = look_up(object, wanted->name);
+  return wanted->found != nullptr;
+}
+
+bool take_hooks(const Object& object, void* data) {
+  const Library library = *static_cast<const Library*>(data);
+  bool all = true;
+  for (const Entry* entry = begin(); entry != end(); entry++) {
+    if (entry->library() != library || *entry->next() != nullptr) continue;
+    *entry->next() = look_up(object, entry->name());
+    all &= *entry->next() != nullptr;
+  }
+  return all;
+}
+
+bool take_any(const Object&, void* data) {
+  *static_cast<bool*>(data) = true;
+  return true;
+}
+
+int count_loads(dl_phdr_info* info, size_t size, void* data) {
+  if (size >= offsetof(dl_phdr_info, dlpi_adds) + sizeof info->dlpi_adds) {
+    *static_cast<uint64_t*>(data) = info->dlpi_adds;
+  }
+  return 1;
+}
+
+void* symbol_in(const char* prefix, const char* second_prefix, const char* name) {
+  Wanted wanted{name, nullptr};
+  walk({prefix, second_prefix, take_symbol, &wanted});
+  return wanted.found;
 }
 
 constexpr const char* file_prefix(Library library) {
@@ -200,8 +239,8 @@ constexpr const char* file_prefix(Library library) {
 void* system_function(std::atomic<void*>& cache, const char* name) {
   void* address = cache.load(std::memory_order_relaxed);
   if (address == nullptr) {
-    address = look_for("libc.so", "libdl.so", name).found;
-    if (address == nullptr) address = look_for("ld-musl-", nullptr, name).found;
+    address = symbol_in("libc.so", "libdl.so", name);
+    if (address == nullptr) address = symbol_in("ld-musl-", nullptr, name);
     cache.store(address, std::memory_order_relaxed);
   }
   return address;
@@ -213,11 +252,21 @@ constinit std::atomic<bool> g_pinned[2] = {};
 }  // namespace
 
 void* driver_symbol(Library library, const char* name) {
-  return look_for(file_prefix(library), nullptr, name).found;
+  return symbol_in(file_prefix(library), nullptr, name);
 }
 
 bool driver_is_loaded(Library library) {
-  return look_for(file_prefix(library), nullptr, nullptr).loaded;
+  bool loaded = false;
+  walk({file_prefix(library), nullptr, take_any, &loaded});
+  return loaded;
+}
+
+void resolve_hooks(Library library) { walk({file_prefix(library), nullptr, take_hooks, &library}); }
+
+uint64_t loads_so_far() {
+  uint64_t count = 0;
+  iterate(count_loads, &count);
+  return count;
 }
 
 void pin_driver(Library library) {

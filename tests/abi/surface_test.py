@@ -73,9 +73,15 @@ def check_exports(table, symbols):
             yield f"{name}: exported, but data/surface says {table[name].decision}"
 
 
+# Half of the slots of the indices of src/hook/registry.cc.
+MOST_ROWS = 512
+
+
 def check_registry(table, symbols, rows):
     """The registry and the exports must be the same set, each row true to its function."""
     names = [row.name for row in rows]
+    if len(rows) > MOST_ROWS:
+        yield f"{len(rows)} rows: the indices of src/hook/registry.cc are made for {MOST_ROWS}"
     for row in rows:
         if row.function != row.name:
             yield f"{row.name}: its registry row points to {row.function}"
@@ -125,6 +131,7 @@ def self_test():
         "driver symbol": check_known({}, {"cuMemCreate2"}, "x", True),
         "no row": check_registry({}, {"cuInit"}, []),
         "no export": check_registry({}, set(), [row]),
+        "too many": check_registry({}, {row.name}, [row] * (MOST_ROWS + 1)),
         "twice": check_registry({}, {row.name}, [row, row]),
         "other function": check_registry({}, {row.name}, [row._replace(function="cuMemAlloc")]),
         "since": check_registry({row.name: hook}, {row.name}, [row._replace(since=2000)]),
