@@ -78,6 +78,7 @@ class Case(unittest.TestCase):
             env["LD_LIBRARY_PATH"] = str(driver)
         if mode == "active":
             env["CUDA_DEVICE_MEMORY_LIMIT"] = "4096M"
+            env["CUDA_DEVICE_SM_LIMIT"] = "99"
             env["SOFTMIG_CONTEXT_COST"] = "64M"
         preload = [Options.library] if preload is None else preload
         if mode == "bare":
