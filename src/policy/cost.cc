@@ -16,8 +16,8 @@ constexpr uint64_t kSamplePart = 333;
 constexpr uint64_t kRarestSample = 512;
 // What another context takes when it is switched to is never less.
 constexpr uint64_t kTimesliceNs = 500'000;
-// So many untrusted samples in a row that were not believed are. Kernels longer than a timeslice may
-// be preempted every time.
+// So many untrusted samples in a row that were not believed are. Kernels longer than a timeslice
+// may be preempted every time.
 constexpr uint32_t kPatience = 16, kLongPatience = 256;
 
 uint64_t place(uint64_t key, uint32_t probe) {
