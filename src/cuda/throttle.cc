@@ -104,12 +104,6 @@ bool is_alone(int device, uint64_t now) {
   return !near.foreign.load(memory_order_relaxed) && (peer == 0 || now - peer > kPeerNs);
 }
 
-bool is_in_slot(const ShareRule& rule, uint64_t begin, uint64_t end) {
-  if (!rule.has_slots()) return false;
-  const policy::SlotPlace place = policy::slot_at(rule, begin);
-  return place.own && end - begin <= place.left_ns;
-}
-
 // Other streams of this context that had work at the time.
 bool is_overlapped(const Line& line, uint64_t begin) {
   for (const Line* other = line.context->lines; other != nullptr; other = other->next) {
@@ -208,8 +202,7 @@ void settle(Line& line, const Bracket& bracket, uint64_t begin, uint64_t end) {
   look_for_neighbours(context, now);
   look_for_peers(context.device, now);
   const bool overlapped = is_overlapped(line, begin);
-  const bool trusted =
-      (is_alone(context.device, now) || is_in_slot(rule, begin, end)) && !overlapped;
+  const bool trusted = is_alone(context.device, now) && !overlapped;
   uint64_t cost = bracket.alone;
   if (bracket.key != 0) cost = settle_single(context, bracket, end - begin, trusted);
   const uint64_t fits = policy::pour(slice().busy(context.device), begin, end, cost);
@@ -332,10 +325,11 @@ void Launch::begin(CUstream stream, bool per_thread, const Work& work) {
   if (slice().refresh_is_due(now)) slice().refresh();
   abi::RegionShare& share = slice().share(context.device);
   const bool at_ease = policy::is_at_ease(share, rule, now);
-  if (__builtin_expect(
-          is_held(now, at_ease) || !policy::admit(share, rule, cost_, now, false).granted, 0)) {
-    now = wait();
-  }
+  policy::Admission admission = {};
+  if (!is_held(now, at_ease))
+    admission = policy::admit(share, rule, cost_, now, false,
+                              context.backlog_ns.load(memory_order_relaxed));
+  if (__builtin_expect(!admission.granted, 0)) now = wait();
   share.gpu_ns.fetch_add(cost_, memory_order_relaxed);
   (is_graph ? share.graph_launches : share.launches).fetch_add(1, memory_order_relaxed);
   if (abi::RegionAccount* account = slice().account(context.device)) {
@@ -476,7 +470,8 @@ uint64_t Launch::wait() {
     }
     uint64_t nap = now - begin < 20 * kShortNapNs ? kShortNapNs : kLongNapNs;
     if (!hold) {
-      const policy::Admission admission = policy::admit(share, rule, cost_, now, true);
+      const policy::Admission admission = policy::admit(
+          share, rule, cost_, now, true, context.backlog_ns.load(memory_order_relaxed));
       if (admission.granted) break;
       nap = is_waiting_since(context, now) ? std::min(admission.wait_ns, kLongNapNs)
                                            : admission.wait_ns;

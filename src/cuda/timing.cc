@@ -133,6 +133,7 @@ Context* make_context(CUcontext handle, int device, bool is_mps) {
   context->is_mps = is_mps;
   context->salt = ++g_salt;
   context->unknown.store(0, memory_order_relaxed);
+  context->backlog_ns.store(0, memory_order_relaxed);
   context->gap_ns.store(0, memory_order_relaxed);
   context->overlap.store(Context::kNoOverlap, memory_order_relaxed);
   context->lines = nullptr;
@@ -280,6 +281,7 @@ bool collect_one(Context& context, Line& line) {
   if (result == CUDA_ERROR_NOT_READY) return false;
   const uint64_t now = sys::monotonic_ns();
   line.closed_begin++;
+  context.backlog_ns.fetch_sub(bracket.charged, memory_order_relaxed);
   note_oldest(line);
   context.collected_ns.store(now, memory_order_relaxed);
   int64_t took = 0;
@@ -307,6 +309,7 @@ bool push(Line& line, const Bracket& bracket) {
   const bool fits = line.closed_end - line.closed_begin < Line::kClosed;
   if (fits) {
     line.closed[line.closed_end++ % Line::kClosed] = bracket;
+    context.backlog_ns.fetch_add(bracket.charged, memory_order_relaxed);
     note_oldest(line);
   }
   context.lock.unlock();
@@ -370,6 +373,7 @@ void forget_stream(CUstream stream) {
   // The events outlive the stream, and what they stand for still is charged.
   for (; line->closed_begin != line->closed_end; line->closed_begin++) {
     const Bracket& bracket = line->closed[line->closed_begin % Line::kClosed];
+    context.backlog_ns.fetch_sub(bracket.charged, memory_order_relaxed);
     give_up(*line, bracket);
     put_event(context, bracket.begin);
     put_event(context, bracket.end);

@@ -74,6 +74,7 @@ struct Context {
   bool is_mps = false;
   uint64_t salt = 0;                          // no two contexts of a process have the same
   std::atomic<uint32_t> unknown{0};           // samples of unseen kernels on their way
+  std::atomic<uint64_t> backlog_ns{0};        // cost of the brackets on their way
   std::atomic<uint64_t> collected_ns{0};      // when a bracket was last seen to be done
   std::atomic<Line*> last_line{nullptr};      // that was launched into
   std::atomic<uint64_t> turned_ns{0};         // when it was another than before

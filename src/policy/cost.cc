@@ -16,8 +16,9 @@ constexpr uint64_t kSamplePart = 333;
 constexpr uint64_t kRarestSample = 512;
 // What another context takes when it is switched to is never less.
 constexpr uint64_t kTimesliceNs = 500'000;
-// So many untrusted samples in a row that were not believed are.
-constexpr uint32_t kPatience = 16;
+// So many untrusted samples in a row that were not believed are. Kernels longer than a timeslice
+// may be preempted every time.
+constexpr uint32_t kPatience = 16, kLongPatience = 256;
 
 uint64_t place(uint64_t key, uint32_t probe) {
   return ((key >> 20 ^ key) + probe) & (CostTable::kRows - 1);
@@ -133,7 +134,8 @@ bool learn(Cost& cost, uint64_t sample_ns, bool trusted) {
     return true;
   }
   if (cost.doubted == 0 || sample_ns < cost.lowest_ns) cost.lowest_ns = sample_ns;
-  if (++cost.doubted < kPatience) return false;
+  const bool is_long = cost.mean_ns.load(memory_order_relaxed) > kTimesliceNs;
+  if (++cost.doubted < (is_long ? kLongPatience : kPatience)) return false;
   cost.mean_ns.store(cost.lowest_ns, memory_order_relaxed);
   cost.samples.store(2, memory_order_relaxed);
   cost.doubted = 0;

@@ -11,6 +11,9 @@ using std::memory_order_relaxed;
 constexpr uint64_t kLeadNs = 60'000;
 // Work may end this much after the slot: the neighbour's first launches wait in its place anyway.
 constexpr uint64_t kSlackNs = 200'000;
+// In its slots a job is no further ahead of the GPU than this: if the GPU is late, since a
+// neighbour's work came to its end late, so is the job, and it ends with its slot nevertheless.
+constexpr uint64_t kHorizonNs = 2'000'000;
 constexpr uint64_t kPortionNs = 1'000'000;
 // A clock that falls by more than this is another one: the file has outlived a restart.
 constexpr uint64_t kClockFallNs = 10'000'000'000;
@@ -52,18 +55,20 @@ void take_off(std::atomic<uint64_t>& moment, uint64_t ns) {
 
 // What slots have to say about a launch; 0: nothing against it.
 uint64_t slot_wait(const abi::RegionShare& share, const ShareRule& rule, uint64_t cost,
-                   int64_t balance_ns, uint64_t now) {
+                   int64_t balance_ns, uint64_t now, uint64_t backlog) {
   const SlotPlace place = slot_at(rule, now);
   // What does not fit a slot cannot be kept in one.
   if (cost > place.length_ns / 4) return 0;
   if (place.own) {
     const uint64_t queued = share.queued_until_ns.load(memory_order_relaxed);
-    const uint64_t start = std::max(queued, now);
-    const uint64_t room = place.left_ns + kSlackNs;
-    if (start - now + cost <= room) return 0;
+    const uint64_t start = std::max(queued, now + backlog);
+    // Of a kernel half may lie outside: as many kernels then fit as on average should.
+    const uint64_t room = place.left_ns + std::max(kSlackNs, cost / 2);
+    const bool fits = start - now + cost <= room;
+    if (fits && start - now <= kHorizonNs) return 0;
     // The queue may only look long: work that was given up never runs.
-    if (start - now > rule.frame_ns) return 0;
-    return wait_of(place.left_ns);
+    if (backlog == 0 && start - now > rule.frame_ns) return 0;
+    return fits ? wait_of(start - now - kHorizonNs) : wait_of(place.left_ns);
   }
   const uint64_t worth = rule.frame_ns * rule.percent / 100;
   if (rule.mode == ShareMode::kPrefer && balance_ns > static_cast<int64_t>(worth)) return 0;
@@ -140,14 +145,14 @@ bool is_at_ease(const abi::RegionShare& share, const ShareRule& rule, uint64_t n
 }
 
 Admission admit(abi::RegionShare& share, const ShareRule& rule, uint64_t cost, uint64_t now,
-                bool has_waited) {
+                bool has_waited, uint64_t backlog) {
   keep_clock(share, now);
   uint64_t paid = share.paid_until_ns.load(memory_order_relaxed);
   const uint64_t portion = has_waited ? rule.spread(rule.portion_ns()) : 0;
   for (;;) {
     if (paid + portion >= now) return {false, wait_of(paid + portion - now)};
     if (rule.has_slots()) {
-      const uint64_t wait = slot_wait(share, rule, cost, balance(share, rule, now), now);
+      const uint64_t wait = slot_wait(share, rule, cost, balance(share, rule, now), now, backlog);
       if (wait != 0) return {false, wait};
     }
     const uint64_t next = std::max(paid, earliest(rule, now)) + rule.spread(cost);

@@ -66,7 +66,7 @@ struct Admission {
 // Asks to launch work of `cost` ns of GPU time and charges it if that is granted. `has_waited`:
 // this launch was refused before.
 Admission admit(abi::RegionShare& share, const ShareRule& rule, uint64_t cost, uint64_t now,
-                bool has_waited);
+                bool has_waited, uint64_t backlog = 0);
 // Charges without asking.
 void charge(abi::RegionShare& share, const ShareRule& rule, uint64_t cost, uint64_t now);
 // Gives GPU time back that was charged and not used.

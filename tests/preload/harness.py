@@ -67,7 +67,7 @@ class Case(unittest.TestCase):
 
     def environment(self, mode, preload=None, driver=None, **variables):
         """Variables of one run. mode: "bare" without the library, "passive", "active" with limits
-        of memory and GPU time, "memory" with that limit alone."""
+        of memory and GPU time."""
         self.count += 1
         env = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
         env["SOFTMIG_SIM"] = "1x80G"
@@ -77,11 +77,10 @@ class Case(unittest.TestCase):
         driver = Options.driver if driver is None else driver
         if driver:
             env["LD_LIBRARY_PATH"] = str(driver)
-        if mode in ("active", "memory"):
-            env["CUDA_DEVICE_MEMORY_LIMIT"] = "4096M"
-            env["SOFTMIG_CONTEXT_COST"] = "64M"
         if mode == "active":
-            env["CUDA_DEVICE_SM_LIMIT"] = "50"
+            env["CUDA_DEVICE_MEMORY_LIMIT"] = "4096M"
+            env["CUDA_DEVICE_SM_LIMIT"] = "99"
+            env["SOFTMIG_CONTEXT_COST"] = "64M"
         preload = [Options.library] if preload is None else preload
         if mode == "bare":
             preload = [library for library in preload if library != Options.library]

@@ -87,7 +87,7 @@ TEST_F(Costs, AFirstPreemptedSampleIsMended) {
 TEST_F(Costs, ADearerKernelIsBelievedInTheEnd) {
   Cost& cost = table.find(mix(1, 1));
   for (int i = 0; i < 32; i++) learn(cost, 200 * kUs, true);
-  for (int i = 0; i < 40; i++) learn(cost, 9 * kMs, false);
+  for (int i = 0; i < 20; i++) learn(cost, 9 * kMs, false);
   EXPECT_EQ(estimate(cost), 9 * kMs);
 }
 

@@ -214,11 +214,24 @@ TEST(Slots, StrictLaunchesInTheSlotAsFarAsItGoes) {
   const ShareRule rule = quarter(ShareMode::kStrict, 1, 4);
   const uint64_t frame = (kStart / rule.frame_ns + 1) * rule.frame_ns;
   EXPECT_FALSE(admit(share, rule, kMs, frame - 5 * kMs, false).granted);
-  int granted = 0;
-  while (admit(share, rule, kMs, frame, false).granted) granted++;
-  EXPECT_EQ(granted, 10);
+  uint64_t granted = 0;
+  for (uint64_t now = frame; now < frame + 20 * kMs; now += 100 * kUs) {
+    granted += admit(share, rule, kMs, now, false).granted;
+  }
+  EXPECT_EQ(granted, 10u);
   EXPECT_TRUE(admit(share, rule, 5 * kMs, frame + 20 * kMs, false).granted)
       << "more than a quarter of a slot runs on budget alone";
+}
+
+TEST(Slots, NobodyIsFarAheadOfTheGpu) {
+  abi::RegionShare share = {};
+  const ShareRule rule = quarter(ShareMode::kStrict, 1, 4);
+  const uint64_t frame = (kStart / rule.frame_ns + 1) * rule.frame_ns;
+  EXPECT_FALSE(admit(share, rule, kMs, frame, false, 3 * kMs).granted) << "what was left over";
+  EXPECT_TRUE(admit(share, rule, kMs, frame, false, kMs).granted);
+  int granted = 0;
+  while (admit(share, rule, 100 * kUs, frame + kMs, false).granted) granted++;
+  EXPECT_EQ(granted, 21) << "2 ms, and one more";
 }
 
 TEST(Slots, PreferRunsElsewhereWhatIsBehind) {

@@ -397,9 +397,7 @@ def shares(quick):
                 timeout=seconds + 60,
                 variables={"CUDA_DEVICE_SM_LIMIT": str(percent)},
                 witness="report",
-                # Kernels of several streams overlap less well where they are held back, and are
-                # counted here as if they overlapped fully.
-                judge=near(percent, percent / 3 if "--streams" in more else 2),
+                judge=near(percent, 2),
             )
             cases.append(case)
     return [c for c in cases if not quick or "/25/" in c.name or "async-200us" in c.name]

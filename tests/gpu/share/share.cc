@@ -107,13 +107,13 @@ class Worker {
   CUresult launch_round(int turn, double* launched) {
     const unsigned int us = options_.load == "mixed" && turn % 2 == 0 ? 20 : options_.us;
     for (int i = 0; i < options_.streams; ++i) {
-      const CUresult code = exec_ != nullptr ? driver().cuGraphLaunch(exec_, streams_[i])
-                                             : launch(streams_[i], us);
+      const CUresult code =
+          exec_ != nullptr ? driver().cuGraphLaunch(exec_, streams_[i]) : launch(streams_[i], us);
       if (code != CUDA_SUCCESS) return code;
       if (options_.load == "sync") driver().cuStreamSynchronize(streams_[i]);
     }
-    // Streams of one context overlap on the simulated GPU: together they take as long as one.
-    *launched += us * (exec_ != nullptr ? kGraphKernels : 1) / 1e3;
+    // Each fills the GPU, so that streams take turns.
+    *launched += us * options_.streams * (exec_ != nullptr ? kGraphKernels : 1) / 1e3;
     return CUDA_SUCCESS;
   }
 
@@ -126,7 +126,8 @@ class Worker {
 
   CUresult make_graph() {
     CUgraph graph = nullptr;
-    CUresult code = driver().cuStreamBeginCapture_v2(streams_[0], CU_STREAM_CAPTURE_MODE_THREAD_LOCAL);
+    CUresult code =
+        driver().cuStreamBeginCapture_v2(streams_[0], CU_STREAM_CAPTURE_MODE_THREAD_LOCAL);
     for (int i = 0; i < kGraphKernels && code == CUDA_SUCCESS; ++i)
       code = launch(streams_[0], options_.us);
     if (code == CUDA_SUCCESS) code = driver().cuStreamEndCapture(streams_[0], &graph);
@@ -162,8 +163,8 @@ CUresult contestant(const Options& options, Board* board, double* work_ms) {
 }
 
 int measure(const Options& options) {
-  auto* board = static_cast<Board*>(mmap(nullptr, sizeof(Board), PROT_READ | PROT_WRITE,
-                                         MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+  auto* board = static_cast<Board*>(
+      mmap(nullptr, sizeof(Board), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
   const pid_t parent = getpid();
   for (int i = 0; i < options.processes; ++i) {
     if (fork() != 0) continue;
