@@ -75,7 +75,7 @@ def _same(load, name, seconds):
 
 def experiment(seconds):
     """The candidates for several jobs on one GPU, side by side."""
-    modes = ["native", "budget", "strict", "prefer"]
+    modes = ["native", "budget", "strict", "prefer", "fill"]
 
     def mix(name, *loads):
         return Mix(name, MIXES[name](), [_same(load, name, seconds) for load in loads], modes)
@@ -115,12 +115,17 @@ ALONE_LOADS = [
 NOT_HUNGRY = ("wait:", "bound:", "idle:", "small:", "light:", "streams:", "mixed")
 
 
+# Of a job of that limit, as the prolog would give them.
+ALONE_SLOTS = {10: "0/10", 25: "0/4", 50: "0,1/4", 75: "0,1,2/4", 90: "0,1,2,3,4,5,6,7,8/10"}
+
+
 def alone(seconds):
     """One job by itself, from a cold start, every load; other limits for some."""
 
     def one(limit, load, modes):
         length = max(seconds, 6) if load.endswith(":200ms") else seconds
-        return Mix(f"alone {limit}", [Member(limit, "0/4")], [Round(load, [load], length)], modes)
+        return Mix(f"alone {limit}", [Member(limit, ALONE_SLOTS[limit])],
+                   [Round(load, [load], length)], modes)
 
     mixes = []
     for load in ALONE_LOADS:

@@ -119,7 +119,8 @@ bool set_share_mode(std::string_view text, int, Settings* settings) {
     ShareMode mode;
   } kModes[] = {{"budget", ShareMode::kBudget},
                 {"strict", ShareMode::kStrict},
-                {"prefer", ShareMode::kPrefer}};
+                {"prefer", ShareMode::kPrefer},
+                {"fill", ShareMode::kFill}};
   for (const auto& row : kModes) {
     if (text != row.name) continue;
     settings->share_mode = row.mode;

@@ -44,12 +44,12 @@ struct Settings {
   int gpu_count = 0;        // SOFTMIG_GPUS, in order: position is the "_n" of the keys
   Uuid gpu[kMaxLimitedDevices] = {};
   bool uid_set = false;
-  uint32_t uid = 0;                           // SOFTMIG_UID
-  uint64_t context_cost = 0;                  // bytes per context, 0: calibrated or default
-  uint32_t slot_mask_lo = 0;                  // SOFTMIG_SLOTS=0,2/4 : bits of the owned slots ...
-  uint32_t slot_count = 0;                    // ... of so many; 0: no slots
-  uint32_t frame_ms = 0;                      // SOFTMIG_FRAME_MS, 0: default
-  ShareMode share_mode = ShareMode::kStrict;  // SOFTMIG_SHARE_MODE
+  uint32_t uid = 0;                         // SOFTMIG_UID
+  uint64_t context_cost = 0;                // bytes per context, 0: calibrated or default
+  uint32_t slot_mask_lo = 0;                // SOFTMIG_SLOTS=0,2/4 : bits of the owned slots ...
+  uint32_t slot_count = 0;                  // ... of so many; 0: no slots
+  uint32_t frame_ms = 0;                    // SOFTMIG_FRAME_MS, 0: default
+  ShareMode share_mode = ShareMode::kFill;  // SOFTMIG_SHARE_MODE
   bool operator==(const Settings&) const = default;
   bool limits_anything() const { return memory.any() || sm.any(kFullShare); }
 };

@@ -14,6 +14,9 @@ constexpr uint64_t kSlackNs = 200'000;
 // In its slots a job is no further ahead of the GPU than this: if the GPU is late, since a
 // neighbour's work came to its end late, so is the job, and it ends with its slot nevertheless.
 constexpr uint64_t kHorizonNs = 2'000'000;
+// Notes of a slot: more work than it had room for; no balance; strikes are counted above.
+constexpr uint64_t kFull = 1, kBroke = 2, kStrike = 256;
+constexpr uint64_t kGoodSlotPercent = 85, kStrikes = 6, kRoamFrames = 128;
 constexpr uint64_t kPortionNs = 1'000'000;
 // A clock that falls by more than this is another one: the file has outlived a restart.
 constexpr uint64_t kClockFallNs = 10'000'000'000;
@@ -53,31 +56,88 @@ void take_off(std::atomic<uint64_t>& moment, uint64_t ns) {
   }
 }
 
+// Whether the job may use more than its own slots. One that fills them has no need to, and would
+// only make the GPU change between jobs; one that cannot fill them (it waits for its kernels, or
+// for the host) would not come to its share there.
+bool may_leave_slots(const abi::RegionShare& share, const ShareRule& rule, uint64_t now) {
+  if (rule.mode == ShareMode::kPrefer) return true;
+  const uint64_t full = share.full_ns.load(memory_order_relaxed);
+  return rule.mode == ShareMode::kFill && (full == 0 || now > full + 2 * rule.frame_ns);
+}
+
+// Slots work while those who fill theirs get what is theirs. Who does not, since somebody who
+// cannot fill his own runs in all of them, does without as well, until all try slots again at the
+// same moment of the clock that they share.
+bool roams(const abi::RegionShare& share, const ShareRule& rule, uint64_t now) {
+  return rule.mode == ShareMode::kFill && now < share.roams_until_ns.load(memory_order_relaxed);
+}
+
+void judge_slot(abi::RegionShare& share, const ShareRule& rule, const SlotPlace& place,
+                uint64_t last_end, uint64_t now) {
+  const uint64_t used = share.slot_used_ns.exchange(0, memory_order_relaxed);
+  const uint64_t notes = share.slot_notes.exchange(0, memory_order_relaxed);
+  const bool is_next = now + place.left_ns - last_end < 2 * rule.frame_ns;
+  const bool disturbed = is_next && (notes & kFull) != 0 && (notes & kBroke) == 0 &&
+                         used < place.length_ns / 100 * kGoodSlotPercent;
+  if (!disturbed) return;
+  const uint64_t strikes = notes / kStrike + 1;
+  if (strikes < kStrikes) {
+    share.slot_notes.fetch_add(strikes * kStrike, memory_order_relaxed);
+    return;
+  }
+  const uint64_t period = kRoamFrames * rule.frame_ns;
+  share.roams_until_ns.store((now / period + 1) * period, memory_order_relaxed);
+}
+
+void enter_slot(abi::RegionShare& share, const ShareRule& rule, const SlotPlace& place,
+                uint64_t now) {
+  const uint64_t end = now + place.left_ns;
+  uint64_t last = share.slot_end_ns.load(memory_order_relaxed);
+  if (last == end || !share.slot_end_ns.compare_exchange_strong(last, end)) return;
+  judge_slot(share, rule, place, last, now);
+}
+
+void note(abi::RegionShare& share, uint64_t what) {
+  share.slot_notes.fetch_or(what, memory_order_relaxed);
+}
+
 // What slots have to say about a launch; 0: nothing against it.
-uint64_t slot_wait(const abi::RegionShare& share, const ShareRule& rule, uint64_t cost,
+uint64_t slot_wait(abi::RegionShare& share, const ShareRule& rule, uint64_t cost,
                    int64_t balance_ns, uint64_t now, uint64_t backlog) {
+  if (roams(share, rule, now)) return 0;
   const SlotPlace place = slot_at(rule, now);
   // What does not fit a slot cannot be kept in one.
   if (cost > place.length_ns / 4) return 0;
   if (place.own) {
+    enter_slot(share, rule, place, now);
     const uint64_t queued = share.queued_until_ns.load(memory_order_relaxed);
     const uint64_t start = std::max(queued, now + backlog);
     // Of a kernel half may lie outside: as many kernels then fit as on average should.
     const uint64_t room = place.left_ns + std::max(kSlackNs, cost / 2);
     const bool fits = start - now + cost <= room;
-    if (fits && start - now <= kHorizonNs) return 0;
+    if (start - now > kHorizonNs) {
+      share.full_ns.store(now, memory_order_relaxed);
+      note(share, kFull);
+    }
+    if (fits && start - now <= kHorizonNs) {
+      share.slot_used_ns.fetch_add(cost, memory_order_relaxed);
+      return 0;
+    }
     // The queue may only look long: work that was given up never runs.
     if (backlog == 0 && start - now > rule.frame_ns) return 0;
     return fits ? wait_of(start - now - kHorizonNs) : wait_of(place.left_ns);
   }
+  if (!may_leave_slots(share, rule, now)) return wait_of(place.until_ns);
   const uint64_t worth = rule.frame_ns * rule.percent / 100;
-  if (rule.mode == ShareMode::kPrefer && balance_ns > static_cast<int64_t>(worth)) return 0;
-  uint64_t wait = place.until_ns;
-  if (rule.mode == ShareMode::kPrefer) {
-    const uint64_t lacking = worth - static_cast<uint64_t>(std::max<int64_t>(balance_ns, 0));
-    wait = std::min(wait, rule.spread(lacking));
-  }
-  return wait_of(wait);
+  if (balance_ns > static_cast<int64_t>(worth)) return 0;
+  const uint64_t lacking = worth - static_cast<uint64_t>(std::max<int64_t>(balance_ns, 0));
+  return wait_of(std::min(place.until_ns, rule.spread(lacking)));
+}
+
+// The account is empty although much of the slot is left: it says nothing about the neighbours.
+void note_broke(abi::RegionShare& share, const ShareRule& rule, uint64_t now) {
+  const SlotPlace place = slot_at(rule, now);
+  if (place.own && place.left_ns > place.length_ns / 10) note(share, kBroke);
 }
 
 }  // namespace
@@ -90,6 +150,7 @@ bool ShareRule::has_slots() const {
 
 uint64_t ShareRule::burst_ns() const {
   if (!has_slots()) return frame_ns;
+  if (mode == ShareMode::kFill) return frame_ns * 2;
   return mode == ShareMode::kStrict ? frame_ns * 3 / 2 : frame_ns * 3;
 }
 
@@ -150,7 +211,10 @@ Admission admit(abi::RegionShare& share, const ShareRule& rule, uint64_t cost, u
   uint64_t paid = share.paid_until_ns.load(memory_order_relaxed);
   const uint64_t portion = has_waited ? rule.spread(rule.portion_ns()) : 0;
   for (;;) {
-    if (paid + portion >= now) return {false, wait_of(paid + portion - now)};
+    if (paid + portion >= now) {
+      if (rule.has_slots()) note_broke(share, rule, now);
+      return {false, wait_of(paid + portion - now)};
+    }
     if (rule.has_slots()) {
       const uint64_t wait = slot_wait(share, rule, cost, balance(share, rule, now), now, backlog);
       if (wait != 0) return {false, wait};

@@ -21,6 +21,8 @@ enum class ShareMode : uint8_t {
   kBudget,  // anywhere
   kStrict,  // in its own slots
   kPrefer,  // in its own slots; elsewhere what is more than a frame's worth behind
+  kFill,    // in its own slots while it fills them and neighbours keep to theirs, else as kPrefer
+            // or kBudget
 };
 
 inline constexpr uint64_t kDefaultFrameNs = 40'000'000;

@@ -203,8 +203,7 @@ class Card {
 };
 
 ShareRule percent(uint32_t share) { return {.percent = share}; }
-ShareRule slots(uint32_t share, uint32_t mask, uint32_t count,
-                ShareMode mode = ShareMode::kStrict) {
+ShareRule slots(uint32_t share, uint32_t mask, uint32_t count, ShareMode mode = ShareMode::kFill) {
   return {.percent = share, .mode = mode, .slot_mask = mask, .slot_count = count};
 }
 Program hungry(uint64_t kernel) { return {.kernels = {kernel}}; }
@@ -298,7 +297,8 @@ TEST(ShareModel, TenAndNinety) {
 }
 
 TEST(ShareModel, AHalfIdleNeighbourTakesNothingFromTheOthers) {
-  for (const ShareMode mode : {ShareMode::kBudget, ShareMode::kStrict, ShareMode::kPrefer}) {
+  for (const ShareMode mode :
+       {ShareMode::kBudget, ShareMode::kStrict, ShareMode::kPrefer, ShareMode::kFill}) {
     Card card;
     for (uint32_t i = 0; i < 3; i++) card.add(slots(25, 1u << i, 4, mode), hungry(200 * kUs));
     card.add(slots(25, 8, 4, mode), {.kernels = {200 * kUs}, .burst = kMs, .pause = kMs});
@@ -307,6 +307,12 @@ TEST(ShareModel, AHalfIdleNeighbourTakesNothingFromTheOthers) {
     // What slots cost a job that cannot fill its own.
     EXPECT_GT(shares[3], mode == ShareMode::kStrict ? 11 : 13) << text(shares);
   }
+}
+
+TEST(ShareModel, AJobThatCannotFillItsSlotsGetsItsShareAllTheSame) {
+  Card card;
+  card.add(slots(25, 1, 4), {.kernels = {200 * kUs}, .burst = kMs, .pause = kMs});
+  EXPECT_NEAR(card.run(10 * kSecond)[0], 25, 1);
 }
 
 TEST(ShareModel, AHogOfLongKernelsDoesNotStarveItsNeighbours) {
