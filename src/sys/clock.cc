@@ -14,6 +14,7 @@ uint64_t read_clock(clockid_t clock) {
 }  // namespace
 
 uint64_t monotonic_ns() { return read_clock(CLOCK_MONOTONIC); }
+uint64_t coarse_ns() { return read_clock(CLOCK_MONOTONIC_COARSE); }
 uint64_t realtime_ns() { return read_clock(CLOCK_REALTIME); }
 
 void sleep_ns(uint64_t duration) {

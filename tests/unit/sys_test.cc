@@ -330,6 +330,9 @@ TEST(Memory, IsZeroedAndGivenBack) {
 TEST(Clock, GoesForward) {
   const uint64_t before = monotonic_ns();
   EXPECT_GE(monotonic_ns(), before);
+  const uint64_t coarse = coarse_ns();
+  EXPECT_LE(coarse, monotonic_ns());
+  EXPECT_LT(monotonic_ns() - coarse, 100'000'000u);
   EXPECT_GT(realtime_ns(), 1'500'000'000ull * 1'000'000'000);
 }
 
