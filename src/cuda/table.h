@@ -18,7 +18,7 @@ struct Record {
   int16_t object = -1;   // exported: index of the shared object that carries the charge
 };
 
-class Table {
+class alignas(64) Table {
  public:
   // False if no memory could be had for it; then nothing is kept.
   bool insert(uint64_t key, const Record& record);

@@ -29,7 +29,7 @@ Places places() { return {}; }
 
 // True once per interval, for one of all callers.
 bool is_due(std::atomic<uint64_t>& next_ns, uint64_t interval_ns) {
-  const uint64_t now = sys::monotonic_ns();
+  const uint64_t now = sys::coarse_ns();
   uint64_t due = next_ns.load(memory_order_relaxed);
   return now >= due && next_ns.compare_exchange_strong(due, now + interval_ns);
 }
@@ -97,7 +97,7 @@ void Slice::start() {
   open_region(places(), config_, &region_);
   pid_namespace_ = sys::pid_namespace();
   time_namespace_ = sys::time_namespace();
-  next_look_ns_.store(sys::monotonic_ns() + kLookIntervalNs, memory_order_relaxed);
+  next_look_ns_.store(sys::coarse_ns() + kLookIntervalNs, memory_order_relaxed);
   if (region_.map == nullptr) {
     log(LogLevel::kError, "no memory for the ledger: nothing is limited in this process");
     mode_.store(Mode::kPassive, memory_order_release);
