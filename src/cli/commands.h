@@ -20,6 +20,7 @@ void add_job_start(CLI::App& app, int* status);
 void add_job_end(CLI::App& app, int* status);
 void add_gpu_worker(CLI::App& app, int* status);
 void add_doctor(CLI::App& app, int* status);
+void add_processes(CLI::App& app, int* status);
 void add_setup(CLI::App& app, int* status);
 void add_version(CLI::App& app, int* status);
 

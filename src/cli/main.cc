@@ -64,6 +64,7 @@ int main_with(std::vector<std::string> words) {
   add_limits(app, &status);
   add_demo(app, &status);
   add_gpu_worker(app, &status);
+  add_processes(app, &status);
   add_calibrate(app, &status);
   add_config(app, &status);
   add_setup(app, &status);
