@@ -9,8 +9,8 @@ SM_DRIVER(cuCtxGetDevice);
 namespace softmig::cuda {
 namespace {
 
-constinit policy::Packing g_packing[abi::kMaxDevices];
-constinit sys::Mutex g_lock[abi::kMaxDevices];
+constinit policy::Packing g_packing[job::kDeviceIndices];
+constinit sys::Mutex g_lock[job::kDeviceIndices];
 
 // Arrays without memory of their own: what is mapped into them is charged where it is made.
 bool has_own_memory(const CUDA_ARRAY3D_DESCRIPTOR& desc) {

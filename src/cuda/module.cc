@@ -7,8 +7,8 @@
 namespace softmig::cuda {
 namespace {
 
-constinit policy::Packing g_packing[abi::kMaxDevices];
-constinit sys::Mutex g_lock[abi::kMaxDevices];
+constinit policy::Packing g_packing[job::kDeviceIndices];
+constinit sys::Mutex g_lock[job::kDeviceIndices];
 
 uint64_t globals_at(const void* image) {
   if (image == nullptr) return 0;

@@ -22,7 +22,8 @@ struct Place {
 // False without a current context: the driver will say what is wrong.
 bool current_place(Place* place);
 
-// Index in the region of a CUDA device, -1 if there is no such device.
+// Index in the region of a CUDA device, job::kUncounted if that has no room for it; -1 if there is
+// no such device, or nothing to count there.
 int device_of(CUdevice ordinal);
 // The number of CUDA devices, as the driver says.
 int device_count();
