@@ -73,6 +73,31 @@ struct Tables {
 };
 extern constinit Tables tables;
 
+// Ends what `key` stands for: the record is taken out before the driver is called, since the key
+// may be somebody else's the moment after, and put back if the driver refuses. `give_back` is
+// called with a record that has ended.
+template <typename Call, typename GiveBack>
+CUresult end_record(Table& table, uint64_t key, Call call, GiveBack give_back) {
+  Record record;
+  const bool known = table.take(key, &record);
+  const CUresult result = call();
+  if (!known) return result;
+  if (result == CUDA_SUCCESS) {
+    give_back(record);
+  } else {
+    table.insert(key, record);
+  }
+  return result;
+}
+
+// Keeps the record of what was made in a context. While another context ends, its records are still
+// there under keys that may be had again.
+template <typename GiveBack>
+void keep_record(Table& table, uint64_t key, const Record& record, GiveBack give_back) {
+  Record displaced;
+  if (table.replace(key, record, &displaced)) give_back(displaced);
+}
+
 // Drops all charges of a context that is gone.
 void drop_context(uint32_t context);
 // Makes a green context on top of the primary one; what it costs is charged with that.
