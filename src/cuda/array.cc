@@ -9,8 +9,8 @@ SM_DRIVER(cuCtxGetDevice);
 namespace softmig::cuda {
 namespace {
 
-constinit policy::Packing g_packing[abi::kMaxDevices];
-constinit sys::Mutex g_lock[abi::kMaxDevices];
+constinit policy::Packing g_packing[job::kDeviceIndices];
+constinit sys::Mutex g_lock[job::kDeviceIndices];
 
 // Arrays without memory of their own: what is mapped into them is charged where it is made.
 bool has_own_memory(const CUDA_ARRAY3D_DESCRIPTOR& desc) {
@@ -40,6 +40,16 @@ uint64_t guess(const CUDA_ARRAY3D_DESCRIPTOR& desc, bool mipmapped) {
   return bytes + bytes / (mipmapped ? 2 : 3);
 }
 
+void give_back(const Record& record) {
+  if (!policy::Packing::packs(record.bytes)) {
+    slice().release(record.device, in_pages(record.bytes));
+    return;
+  }
+  g_lock[record.device].lock();
+  slice().release(record.device, g_packing[record.device].remove(record.bytes));
+  g_lock[record.device].unlock();
+}
+
 template <typename Handle, typename Twin, typename Call>
 [[gnu::noinline]] CUresult create(Handle* out, const CUDA_ARRAY3D_DESCRIPTOR& desc, bool mipmapped,
                                   Twin size_of_twin, Call call) {
@@ -56,7 +66,7 @@ template <typename Handle, typename Twin, typename Call>
     const CUresult result = call();
     if (result != CUDA_SUCCESS) return result;
     charge.keep();
-    tables.arrays.insert(reinterpret_cast<uint64_t>(*out), record);
+    keep_record(tables.arrays, reinterpret_cast<uint64_t>(*out), record, give_back);
     return result;
   }
   Charge charge(place.device, in_pages(bytes));
@@ -64,32 +74,13 @@ template <typename Handle, typename Twin, typename Call>
   const CUresult result = call();
   if (result != CUDA_SUCCESS) return result;
   charge.keep(in_pages(bytes));
-  tables.arrays.insert(reinterpret_cast<uint64_t>(*out), record);
+  keep_record(tables.arrays, reinterpret_cast<uint64_t>(*out), record, give_back);
   return result;
-}
-
-void give_back(const Record& record) {
-  if (!policy::Packing::packs(record.bytes)) {
-    slice().release(record.device, in_pages(record.bytes));
-    return;
-  }
-  g_lock[record.device].lock();
-  slice().release(record.device, g_packing[record.device].remove(record.bytes));
-  g_lock[record.device].unlock();
 }
 
 template <typename Call>
 [[gnu::noinline]] CUresult destroy(uint64_t handle, Call call) {
-  Record record;
-  const bool known = tables.arrays.take(handle, &record);
-  const CUresult result = call();
-  if (!known) return result;
-  if (result == CUDA_SUCCESS) {
-    give_back(record);
-  } else {
-    tables.arrays.insert(handle, record);
-  }
-  return result;
+  return end_record(tables.arrays, handle, call, give_back);
 }
 
 template <typename Desc>

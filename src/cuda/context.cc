@@ -23,12 +23,16 @@ void keep_context(CUcontext context, int device, uint64_t cost, uint64_t ordinal
   slice().note_context(device, static_cast<int64_t>(cost));
 }
 
-void end_context(CUcontext context) {
-  Record record;
-  if (!tables.contexts.take(key_of(context), &record)) return;
+void give_back(const Record& record) {
   drop_context(record.context);
   slice().release(record.device, record.bytes);
   slice().note_context(record.device, -static_cast<int64_t>(record.bytes));
+}
+
+// A context that the driver has ended already.
+void end_context(CUcontext context) {
+  Record record;
+  if (tables.contexts.take(key_of(context), &record)) give_back(record);
 }
 
 template <typename Call>
@@ -48,9 +52,7 @@ template <typename Call>
 template <typename Call>
 [[gnu::noinline]] CUresult destroy_context(CUcontext context, Call call) {
   end_timing(context);
-  const CUresult result = call();
-  if (result == CUDA_SUCCESS) end_context(context);
-  return result;
+  return end_record(tables.contexts, key_of(context), call, give_back);
 }
 
 bool primary_is_active(CUdevice ordinal) {

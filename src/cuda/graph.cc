@@ -23,7 +23,7 @@ struct GraphMemory {
   uint64_t reserved = 0;  // charged for what the driver was last seen to hold
   CUdevice ordinal = -1;
 };
-constinit GraphMemory g_memory[abi::kMaxDevices];
+constinit GraphMemory g_memory[job::kDeviceIndices];
 constinit std::atomic<uint64_t> g_trims{1};
 
 // Pages of a kind with the extent of all memory nodes of one graph.

@@ -64,12 +64,11 @@ CUresult cuIpcOpenMemHandle_v2(CUdeviceptr* out, CUipcMemHandle handle, unsigned
 }
 
 SM_HOOK(cuIpcCloseMemHandle, 4010) CUresult cuIpcCloseMemHandle(CUdeviceptr address) {
-  const CUresult result = next_cuIpcCloseMemHandle(address);
-  Record record;
-  if (active() && result == CUDA_SUCCESS && tables.imports.take(address, &record)) {
+  const auto call = [=] { return next_cuIpcCloseMemHandle(address); };
+  if (!active()) return call();
+  return end_record(tables.imports, address, call, [](const Record& record) {
     softmig::cuda::slice().drop_object(record.object);
-  }
-  return result;
+  });
 }
 
 SM_HOOK(cuImportExternalMemory, 10000)
@@ -92,11 +91,9 @@ CUresult cuImportExternalMemory(CUexternalMemory* out,
 
 SM_HOOK(cuDestroyExternalMemory, 10000)
 CUresult cuDestroyExternalMemory(CUexternalMemory memory) {
-  const CUresult result = next_cuDestroyExternalMemory(memory);
-  Record record;
-  if (active() && result == CUDA_SUCCESS &&
-      tables.external.take(reinterpret_cast<uint64_t>(memory), &record)) {
-    softmig::cuda::slice().release(record.device, record.bytes);
-  }
-  return result;
+  const auto call = [=] { return next_cuDestroyExternalMemory(memory); };
+  if (!active()) return call();
+  return end_record(
+      tables.external, reinterpret_cast<uint64_t>(memory), call,
+      [](const Record& record) { softmig::cuda::slice().release(record.device, record.bytes); });
 }

@@ -50,9 +50,20 @@ uint64_t leave_pages(uint64_t address, uint64_t bytes) {
   return pages_of(address, bytes, leave_block);
 }
 
+void give_back(uint64_t address, const Record& record) {
+  const uint64_t pages = leave_pages(address, record.bytes);
+  if (record.object >= 0) {
+    slice().drop_object(record.object);
+  } else {
+    slice().release(record.device, pages);
+  }
+}
+
 void keep(Charge& charge, const Place& place, uint64_t address, uint64_t bytes) {
   charge.keep(enter_pages(address, bytes));
-  tables.pointers.insert(address, {bytes, 0, place.context, static_cast<int16_t>(place.device)});
+  keep_record(tables.pointers, address,
+              {bytes, 0, place.context, static_cast<int16_t>(place.device)},
+              [=](const Record& record) { give_back(address, record); });
 }
 
 // Reserve, call, commit. `call` is the driver's function with the program's arguments.
@@ -88,33 +99,17 @@ template <typename Address, typename Size, typename Call>
   return result;
 }
 
-void give_back(uint64_t address, const Record& record) {
-  const uint64_t pages = leave_pages(address, record.bytes);
-  if (record.object >= 0) {
-    slice().drop_object(record.object);
-  } else {
-    slice().release(record.device, pages);
-  }
-}
-
 }  // namespace
 
-// The record is taken out before the driver frees, since the address may be somebody else's the
-// moment after; it is put back if the driver refuses.
+// What is no allocation of ours came from a pool.
 template <typename Call>
 [[gnu::noinline]] CUresult free_pointer(uint64_t address, Call call) {
-  Record record;
-  const bool known = tables.pointers.take(address, &record);
-  const CUresult result = call();
-  if (!known) {
-    pools_may_shrink();
-    return result;
-  }
-  if (result == CUDA_SUCCESS) {
+  bool known = false;
+  const CUresult result = end_record(tables.pointers, address, call, [&](const Record& record) {
+    known = true;
     give_back(address, record);
-  } else {
-    tables.pointers.insert(address, record);
-  }
+  });
+  if (!known) pools_may_shrink();
   return result;
 }
 

@@ -7,8 +7,8 @@
 namespace softmig::cuda {
 namespace {
 
-constinit policy::Packing g_packing[abi::kMaxDevices];
-constinit sys::Mutex g_lock[abi::kMaxDevices];
+constinit policy::Packing g_packing[job::kDeviceIndices];
+constinit sys::Mutex g_lock[job::kDeviceIndices];
 
 uint64_t globals_at(const void* image) {
   if (image == nullptr) return 0;
@@ -25,6 +25,16 @@ uint64_t globals_in_file(const char* path) {
   return bytes;
 }
 
+void give_back(const Record& record) {
+  if (!policy::Packing::packs(record.bytes)) {
+    slice().release(record.device, in_pages(record.bytes));
+    return;
+  }
+  g_lock[record.device].lock();
+  slice().release(record.device, g_packing[record.device].remove(record.bytes));
+  g_lock[record.device].unlock();
+}
+
 template <typename Handle, typename Call>
 [[gnu::noinline]] CUresult load(Handle* out, uint64_t globals, Call call) {
   Place place;
@@ -37,7 +47,7 @@ template <typename Handle, typename Call>
   const auto keep = [&](CUresult result, auto commit) {
     if (result != CUDA_SUCCESS) return result;
     commit();
-    tables.modules.insert(reinterpret_cast<uint64_t>(*out), record);
+    keep_record(tables.modules, reinterpret_cast<uint64_t>(*out), record, give_back);
     return result;
   };
   if (policy::Packing::packs(globals)) {
@@ -50,20 +60,9 @@ template <typename Handle, typename Call>
   return keep(call(), [&] { charge.keep(in_pages(globals)); });
 }
 
-void give_back(const Record& record) {
-  if (!policy::Packing::packs(record.bytes)) {
-    slice().release(record.device, in_pages(record.bytes));
-    return;
-  }
-  g_lock[record.device].lock();
-  slice().release(record.device, g_packing[record.device].remove(record.bytes));
-  g_lock[record.device].unlock();
-}
-
-CUresult after_unload(uint64_t handle, CUresult result) {
-  Record record;
-  if (active() && result == CUDA_SUCCESS && tables.modules.take(handle, &record)) give_back(record);
-  return result;
+template <typename Handle, typename Call>
+CUresult unload(Handle handle, Call call) {
+  return end_record(tables.modules, reinterpret_cast<uint64_t>(handle), call, give_back);
 }
 
 }  // namespace
@@ -77,10 +76,10 @@ void drop_modules(uint32_t context) {
 }  // namespace softmig::cuda
 
 using softmig::cuda::active;
-using softmig::cuda::after_unload;
 using softmig::cuda::globals_at;
 using softmig::cuda::globals_in_file;
 using softmig::cuda::load;
+using softmig::cuda::unload;
 
 SM_HOOK(cuModuleLoad, 2000) CUresult cuModuleLoad(CUmodule* out, const char* path) {
   if (!active()) return next_cuModuleLoad(out, path);
@@ -107,7 +106,8 @@ CUresult cuModuleLoadFatBinary(CUmodule* out, const void* image) {
 }
 
 SM_HOOK(cuModuleUnload, 2000) CUresult cuModuleUnload(CUmodule module) {
-  return after_unload(reinterpret_cast<uint64_t>(module), next_cuModuleUnload(module));
+  if (!active()) return next_cuModuleUnload(module);
+  return unload(module, [=] { return next_cuModuleUnload(module); });
 }
 
 SM_HOOK(cuLibraryLoadData, 12000)
@@ -134,5 +134,6 @@ CUresult cuLibraryLoadFromFile(CUlibrary* out, const char* path, CUjit_option* j
 }
 
 SM_HOOK(cuLibraryUnload, 12000) CUresult cuLibraryUnload(CUlibrary library) {
-  return after_unload(reinterpret_cast<uint64_t>(library), next_cuLibraryUnload(library));
+  if (!active()) return next_cuLibraryUnload(library);
+  return unload(library, [=] { return next_cuLibraryUnload(library); });
 }

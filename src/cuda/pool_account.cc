@@ -52,7 +52,7 @@ struct DevicePools {
   KnownPool known[kMaxPools] = {};
 };
 
-constinit DevicePools g_pools[abi::kMaxDevices];
+constinit DevicePools g_pools[job::kDeviceIndices];
 constinit std::atomic<bool> g_unsettled{false};
 constinit std::atomic<uint32_t> g_generation{0};
 
@@ -230,7 +230,7 @@ void pools_may_shrink() { g_unsettled.store(true, memory_order_relaxed); }
 void settle_pools() {
   if (!g_unsettled.exchange(false, std::memory_order_acq_rel)) return;
   RelaxedCapture relaxed;
-  for (int device = 0; device < static_cast<int>(abi::kMaxDevices); device++) {
+  for (int device = 0; device < job::kDeviceIndices; device++) {
     DevicePools& pools = g_pools[device];
     if (pools.count == 0) continue;
     Lock lock(pools);

@@ -41,7 +41,9 @@ int device_of(CUdevice ordinal) {
   int index = g_devices[ordinal].load(std::memory_order_acquire) - 1;
   if (index < 0) {
     index = enter_device(ordinal);
-    if (index >= 0) g_devices[ordinal].store(index + 1, std::memory_order_release);
+    // What cannot be counted is asked about again: its limit may go.
+    if (index >= 0 && index != job::kUncounted)
+      g_devices[ordinal].store(index + 1, std::memory_order_release);
   }
   return index;
 }

@@ -22,7 +22,8 @@ struct Place {
 // False without a current context: the driver will say what is wrong.
 bool current_place(Place* place);
 
-// Index in the region of a CUDA device, -1 if there is no such device.
+// Index in the region of a CUDA device, job::kUncounted if that has no room for it; -1 if there is
+// no such device, or nothing to count there.
 int device_of(CUdevice ordinal);
 // The number of CUDA devices, as the driver says.
 int device_count();
@@ -71,6 +72,31 @@ struct Tables {
   Table pools;     // CUmemoryPool: its device
 };
 extern constinit Tables tables;
+
+// Ends what `key` stands for: the record is taken out before the driver is called, since the key
+// may be somebody else's the moment after, and put back if the driver refuses. `give_back` is
+// called with a record that has ended.
+template <typename Call, typename GiveBack>
+CUresult end_record(Table& table, uint64_t key, Call call, GiveBack give_back) {
+  Record record;
+  const bool known = table.take(key, &record);
+  const CUresult result = call();
+  if (!known) return result;
+  if (result == CUDA_SUCCESS) {
+    give_back(record);
+  } else {
+    table.insert(key, record);
+  }
+  return result;
+}
+
+// Keeps the record of what was made in a context. While another context ends, its records are still
+// there under keys that may be had again.
+template <typename GiveBack>
+void keep_record(Table& table, uint64_t key, const Record& record, GiveBack give_back) {
+  Record displaced;
+  if (table.replace(key, record, &displaced)) give_back(displaced);
+}
 
 // Drops all charges of a context that is gone.
 void drop_context(uint32_t context);

@@ -80,6 +80,17 @@ bool Table::insert(uint64_t key, const Record& record) {
   });
 }
 
+bool Table::replace(uint64_t key, const Record& record, Record* displaced) {
+  bool found = false;
+  update_or_insert(key, [&](Record& kept) {
+    found = kept.device >= 0;  // what is new has none
+    *displaced = kept;
+    kept = record;
+    return true;
+  });
+  return found;
+}
+
 bool Table::find(uint64_t key, Record* record) {
   return update(key, [&](Record& kept) {
     *record = kept;

@@ -22,6 +22,8 @@ class alignas(64) Table {
  public:
   // False if no memory could be had for it; then nothing is kept.
   bool insert(uint64_t key, const Record& record);
+  // As insert; true if that displaced the record of something that the driver has ended already.
+  bool replace(uint64_t key, const Record& record, Record* displaced);
   bool find(uint64_t key, Record* record);
   bool take(uint64_t key, Record* record);
   // Changes a record in place under the lock; false if there is none. `change` returns true to keep

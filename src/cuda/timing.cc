@@ -173,7 +173,7 @@ void clear(Line& line) {
 Line* make_line(uint64_t key, CUstream handle, CUcontext context_handle) {
   const CUdevice ordinal = ordinal_of(context_handle);
   const int device = device_of(ordinal);
-  if (device < 0) return nullptr;
+  if (device < 0 || device == job::kUncounted) return nullptr;
   const bool is_mps = is_mps_client(ordinal);
   Guard guard(g_lock);
   check_generation();

@@ -11,7 +11,7 @@ namespace {
 struct Card {
   std::atomic<uint64_t> free_bytes{0}, total_bytes{0}, asked_ns{0};
 };
-constinit Card g_cards[abi::kMaxDevices];
+constinit Card g_cards[job::kDeviceIndices];
 constexpr uint64_t kFreshNs = 1'000'000, kPlenty = base::kGiB;
 
 job::DeviceMemory slice_of(int device) {

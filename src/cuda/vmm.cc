@@ -7,6 +7,7 @@
 #include "cuda/state.h"
 #include "sys/clock.h"
 #include "sys/descriptor_mark.h"
+#include "sys/memory.h"
 #include "sys/self.h"
 
 SM_DRIVER(cuMemGetAllocationPropertiesFromHandle);
@@ -32,18 +33,87 @@ void give_back(const Record& record) {
   }
 }
 
-// Counts a handle up or down; gives the memory back with the last reference and mapping.
-void count(uint64_t handle, uint64_t change) {
-  Record gone;
-  bool is_gone = false;
+// One more reference or mapping of a handle.
+void count(uint64_t handle, uint64_t kind) {
   tables.handles.update(handle, [&](Record& record) {
-    record.detail += change;
-    is_gone = record.detail == 0;
-    gone = record;
-    return !is_gone;
+    record.detail += kind;
+    return true;
   });
-  if (is_gone) give_back(gone);
 }
+
+// One reference or mapping less, before the driver hears of it: with the last one the record is
+// taken out, since the handle may be somebody else's the moment after.
+struct Uncounted {
+  uint64_t handle = 0;
+  Record record;  // device -1: not one of ours
+  bool is_last() const { return record.device >= 0 && record.detail == 0; }
+};
+
+Uncounted uncount(uint64_t handle, uint64_t kind) {
+  Uncounted done{handle, {}};
+  tables.handles.update(handle, [&](Record& record) {
+    record.detail -= kind;
+    done.record = record;
+    return record.detail != 0;
+  });
+  return done;
+}
+
+// The driver did it, or refused.
+void finish(const Uncounted& done, uint64_t kind, CUresult result) {
+  if (result == CUDA_SUCCESS) {
+    if (done.is_last()) give_back(done.record);
+  } else if (done.is_last()) {
+    tables.handles.insert(done.handle, done.record);
+    count(done.handle, kind);
+  } else {
+    count(done.handle, kind);
+  }
+}
+
+// The mappings that lie side by side in a range: one call may undo several. Taken out at once, put
+// back if the driver refuses.
+class Unmapping {
+ public:
+  Unmapping(uint64_t address, uint64_t bytes) : address_(address) {
+    Record mapping;
+    uint64_t count = 0, end = 0;
+    for (; end < bytes && tables.mappings.find(address + end, &mapping); end += mapping.bytes) {
+      count++;
+    }
+    list_ = count <= kFew ? few_ : static_cast<Undone*>(sys::map_pages(count * sizeof(Undone)));
+    if (list_ == nullptr) return;
+    size_ = count;
+    for (uint64_t at = 0; count_ < count && tables.mappings.take(address + at, &mapping);
+         at += mapping.bytes) {
+      list_[count_++] = {mapping, uncount(mapping.detail, kMapping)};
+    }
+  }
+  ~Unmapping() {
+    if (list_ != few_) sys::unmap_pages(list_, size_ * sizeof(Undone));
+  }
+  Unmapping(const Unmapping&) = delete;
+  Unmapping& operator=(const Unmapping&) = delete;
+
+  void finish(CUresult result) {
+    uint64_t address = address_;
+    for (uint64_t i = 0; i < count_; i++) {
+      cuda::finish(list_[i].handle, kMapping, result);
+      if (result != CUDA_SUCCESS) tables.mappings.insert(address, list_[i].mapping);
+      address += list_[i].mapping.bytes;
+    }
+  }
+
+ private:
+  static constexpr uint64_t kFew = 4;
+  struct Undone {
+    Record mapping;
+    Uncounted handle;
+  };
+  uint64_t address_, count_ = 0, size_ = 0;
+  Undone few_[kFew];
+  Undone* list_;
+};
 
 int device_of_handle(CUmemGenericAllocationHandle handle) {
   CUmemAllocationProp properties = {};
@@ -142,7 +212,6 @@ using softmig::cuda::active;
 using softmig::cuda::ImportCharge;
 using softmig::cuda::kMapping;
 using softmig::cuda::kReference;
-using softmig::cuda::Record;
 using softmig::cuda::tables;
 
 SM_HOOK(cuMemCreate, 10020)
@@ -166,8 +235,10 @@ CUresult cuMemCreate(CUmemGenericAllocationHandle* out, size_t bytes,
 }
 
 SM_HOOK(cuMemRelease, 10020) CUresult cuMemRelease(CUmemGenericAllocationHandle handle) {
+  if (!active()) return next_cuMemRelease(handle);
+  const auto done = softmig::cuda::uncount(handle, kReference);
   const CUresult result = next_cuMemRelease(handle);
-  if (active() && result == CUDA_SUCCESS) softmig::cuda::count(handle, -kReference);
+  softmig::cuda::finish(done, kReference, result);
   return result;
 }
 
@@ -195,14 +266,10 @@ CUresult cuMemMap(CUdeviceptr address, size_t bytes, size_t offset,
 }
 
 SM_HOOK(cuMemUnmap, 10020) CUresult cuMemUnmap(CUdeviceptr address, size_t bytes) {
+  if (!active()) return next_cuMemUnmap(address, bytes);
+  softmig::cuda::Unmapping unmapping(address, bytes);
   const CUresult result = next_cuMemUnmap(address, bytes);
-  if (!active() || result != CUDA_SUCCESS) return result;
-  // One call may undo several mappings that lie side by side.
-  Record mapping;
-  for (uint64_t done = 0; done < bytes && tables.mappings.take(address + done, &mapping);
-       done += mapping.bytes) {
-    softmig::cuda::count(mapping.detail, -kMapping);
-  }
+  unmapping.finish(result);
   return result;
 }
 

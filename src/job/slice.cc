@@ -172,14 +172,28 @@ int Slice::enter(const policy::Uuid& uuid, int ordinal, bool is_guess) {
   const sys::ErrnoGuard keep_errno;
   const uint64_t key = device_key(uuid);
   const int device = policy::region_device(*region_.map, key);
-  if (device < 0) return -1;
+  const int limit_index = policy::device_index(config_.settings, uuid, ordinal);
+  if (device < 0) return uncounted(limit_index);
   if (is_guess && devices_[device].key != 0) return device;
-  devices_[device].limit_index = policy::device_index(config_.settings, uuid, ordinal);
+  devices_[device].limit_index = limit_index;
   devices_[device].key = key;
   if (device >= device_count_.load(memory_order_relaxed)) device_count_.store(device + 1);
   apply_limits();
   read_extra();
   return device;
+}
+
+int Slice::uncounted(int limit_index) {
+  const policy::Settings& settings = config_.settings;
+  if (config_.source != Source::kClosed && policy::memory_limit(settings, limit_index) == 0 &&
+      policy::sm_limit(settings, limit_index) == 0) {
+    return -1;
+  }
+  if (!told_of_uncounted_.exchange(true)) {
+    log(LogLevel::kError, "region %s names %u other GPUs: nothing is granted on one more",
+        region_.path, abi::kMaxDevices);
+  }
+  return kUncounted;
 }
 
 void Slice::apply_limits() {
@@ -252,6 +266,7 @@ policy::Change Slice::change(int device, int64_t units) {
 }
 
 bool Slice::try_reserve(int device, uint64_t bytes) {
+  if (device == kUncounted) return false;
   if (slot_.load(memory_order_acquire) < 0 && !join()) return false;
   const uint64_t units = policy::units_for(bytes);
   if (units > INT32_MAX) return false;
@@ -269,6 +284,7 @@ bool Slice::reserve(int device, uint64_t bytes) {
 }
 
 void Slice::count_refusal(int device, uint64_t bytes) {
+  if (device == kUncounted) return;
   region_.map->header.device[device].refusals.fetch_add(1, memory_order_relaxed);
   if (log_enabled(LogLevel::kWarning)) {
     const DeviceMemory now = memory(device);
@@ -279,7 +295,8 @@ void Slice::count_refusal(int device, uint64_t bytes) {
 }
 
 void Slice::charge(int device, uint64_t bytes) {
-  if (bytes == 0 || (slot_.load(memory_order_acquire) < 0 && !join())) return;
+  if (bytes == 0 || device == kUncounted || (slot_.load(memory_order_acquire) < 0 && !join()))
+    return;
   Device& mine = devices_[device];
   Guard guard(mine.lock);
   policy::change_use(*region_.map, static_cast<uint32_t>(slot_.load(memory_order_relaxed)),
@@ -288,19 +305,20 @@ void Slice::charge(int device, uint64_t bytes) {
 }
 
 void Slice::release(int device, uint64_t bytes) {
-  if (bytes == 0 || slot_.load(memory_order_acquire) < 0) return;
+  if (bytes == 0 || device == kUncounted || slot_.load(memory_order_acquire) < 0) return;
   change(device, -static_cast<int64_t>(policy::units_for(bytes)));
 }
 
 void Slice::note_context(int device, int64_t bytes) {
   const int slot = slot_.load(memory_order_acquire);
-  if (slot < 0) return;
+  if (slot < 0 || device == kUncounted) return;
   const int64_t units = bytes / static_cast<int64_t>(abi::kUnit);
   region_.map->slot[slot].device[device].contexts.fetch_add(static_cast<uint64_t>(units),
                                                             memory_order_relaxed);
 }
 
 DeviceMemory Slice::memory(int device) {
+  if (device == kUncounted) return {UINT64_MAX, UINT64_MAX};  // all of the card, and nothing free
   const Device& mine = devices_[device];
   const uint64_t limit = mine.limit_units.load(memory_order_relaxed);
   const uint64_t used =
@@ -381,7 +399,7 @@ bool Slice::is_member(uint32_t pid) {
 }
 
 int Slice::make_object(uint64_t key, int device, uint64_t bytes) {
-  if (slot_.load(memory_order_acquire) < 0 && !join()) return -1;
+  if (device == kUncounted || (slot_.load(memory_order_acquire) < 0 && !join())) return -1;
   Guard guard(devices_[device].lock);
   return policy::make_object(*region_.map, key, static_cast<uint32_t>(slot_.load()),
                              static_cast<uint32_t>(device), policy::units_for(bytes), owner_);

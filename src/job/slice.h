@@ -16,6 +16,11 @@ namespace softmig::job {
 
 enum class Mode : int { kUndecided, kPassive, kActive };
 
+// Index of every GPU that has a limit and no place in the region: nothing can be counted there, so
+// nothing is granted. Tables by index have room for it.
+inline constexpr int kUncounted = abi::kMaxDevices;
+inline constexpr int kDeviceIndices = kUncounted + 1;
+
 // Memory of one device as the job may see it, in bytes.
 struct DeviceMemory {
   uint64_t limit = 0;  // 0: no limit
@@ -40,7 +45,7 @@ class Slice {
   uint32_t generation() const { return generation_.load(std::memory_order_relaxed); }
 
   // Enters a GPU; `ordinal` is its place in the job's device order or -1. Returns its index in the
-  // region, or -1 if the region is full of devices.
+  // region. If that is full of other GPUs: kUncounted, or -1 where this one has no limit.
   int add_device(const policy::Uuid& uuid, int ordinal);
   // The same by somebody who counts devices in an order that may be another (NVML): `guess` holds
   // until add_device says better, and never replaces what that has said.
@@ -114,6 +119,7 @@ class Slice {
   policy::Change change(int device, int64_t units);
   uint64_t room_limit(const Device& device) const;
   int enter(const policy::Uuid& uuid, int ordinal, bool is_guess);
+  int uncounted(int limit_index);
   void apply_limits();
   void read_extra();
 
@@ -135,6 +141,7 @@ class Slice {
   abi::PackedOwner owner_ = 0;
   uint64_t pid_namespace_ = 0;
   uint64_t time_namespace_ = 0;
+  std::atomic<bool> told_of_uncounted_{false};
   Config config_;
 };
 

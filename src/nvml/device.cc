@@ -37,7 +37,8 @@ int device_of(nvmlDevice_t handle) {
     }
     if (seen != nullptr && seen != handle) continue;
     const int device = enter_device(handle);
-    if (device >= 0 && (seen == handle || known.handle.compare_exchange_strong(seen, handle))) {
+    if (device >= 0 && device != job::kUncounted &&
+        (seen == handle || known.handle.compare_exchange_strong(seen, handle))) {
       known.device.store(device, std::memory_order_release);
     }
     return device;

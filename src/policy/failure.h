@@ -14,6 +14,7 @@ enum class Situation {
   kDeleted,
   kHiddenJob,
   kRegionUnmappable,
+  kRegionFull,
 };
 
 enum class Outcome {
@@ -54,6 +55,11 @@ inline constexpr Failure kFailures[] = {
     {Situation::kRegionUnmappable, Outcome::kWithinProcess,
      "the job's shared region cannot be mapped",
      "the limits hold within each process by itself, with a line in the log"},
+    {Situation::kRegionFull, Outcome::kClosed,
+     "the job's shared region names 16 other GPUs, and the one asked for has a limit",
+     "closed on that GPU: every allocation fails with CUDA_ERROR_OUT_OF_MEMORY, nothing is shown "
+     "as "
+     "free, with a line in the log"},
 };
 
 constexpr Outcome outcome_of(Situation situation) {

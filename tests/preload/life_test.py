@@ -15,19 +15,21 @@ from harness import Options
 
 CUDA, NVML = "libcuda.so.1", "libnvidia-ml.so.1"
 SKIPPED = 77
+REUSED = [f"reused_{what}" for what in ("handle", "mapping", "context", "module", "external_memory",
+                                        "import")]
 # Need a driver that survives whatever they do to it; the simulated one has locks and files.
 SMALL_DRIVER = ["fork_during_the_first_look_up", "fork_while_threads_allocate",
                 "fork_while_threads_look_up", "fork_across_pid_namespaces",
                 "held_in_another_pid_namespace", "raw_clone", "killed", "quick_exit", "aborted",
                 "leader_ended", "killed_at_random", "exec_of_another_program", "exec_of_itself",
                 "no_descriptors", "no_file_size", "closed_descriptors", "errno_is_kept",
-                "small_stack", "exit_handlers"]
+                "small_stack", "exit_handlers", *REUSED]
 ANY_DRIVER = ["vfork_and_exec", "context_is_kept", "signals_are_the_programs",
               "look_ups_in_signal_handlers", "threads_race_to_be_first", "no_threads_of_ours"]
 # Hold in a slice only: without limits there is nothing to compare with.
 OF_SLICES = {"held_in_another_pid_namespace", "killed", "quick_exit", "aborted", "leader_ended",
              "killed_at_random", "exec_of_another_program", "exec_of_itself", "no_descriptors",
-             "no_file_size", "closed_descriptors", "small_stack", "threads_race_to_be_first"}
+             "no_file_size", "closed_descriptors", "small_stack", "threads_race_to_be_first", *REUSED}
 
 
 class LifeCase(harness.Case):

@@ -193,7 +193,7 @@ class Slices(Case):
         # Slurm lets a requeued job wait for two minutes, beginning when its epilog is over.
         # Each change puts the job back in the queue, so not too often.
         again = lab.HOME / f"on.{job}.1"
-        for _ in range(10):
+        for _ in range(30):
             lab.run("scontrol", "update", f"JobId={job}", "StartTime=now", check=False)
             try:
                 lab.wait_for(f"job {job} runs again", again.exists, seconds=3)

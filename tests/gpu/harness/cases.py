@@ -227,6 +227,16 @@ def lifecycle(_quick):
         for name in LIFECYCLE
     ]
     cases.append(Case("lifecycle/other_device", ["lifecycle", "other_device"], LIMIT, sim="2x24G"))
+    cases.append(
+        Case(
+            "lifecycle/region_full",
+            ["lifecycle", "region_full"],
+            LIMIT,
+            variables={"CUDA_DEVICE_MEMORY_LIMIT_1": "0"},
+            sim="2x24G",
+            witness="report",
+        )
+    )
     cases.append(Case("lifecycle/own_malloc", ["own_malloc"], LIMIT))
     return cases
 

@@ -1,6 +1,13 @@
 // Wrong arguments: the driver's own answer comes through and no figure moves.
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstdlib>
 #include <vector>
 
+#include "abi/region.h"
+#include "common/nvml.h"
 #include "lifecycle/checks.h"
 
 namespace softmig::gpu_test {
@@ -149,6 +156,54 @@ void before_initialisation(Checks::Report& report) {
                 "cuMemGetInfo without a context");
 }
 
+// Gives every place for a device in the slice's region to a GPU that is not here.
+bool fill_region() {
+  const char* path = std::getenv("SOFTMIG_REGION");
+  const int fd = path != nullptr ? ::open(path, O_RDWR | O_CLOEXEC) : -1;
+  if (fd < 0) return false;
+  void* map = mmap(nullptr, sizeof(abi::RegionHeader), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  close(fd);
+  if (map == MAP_FAILED) return false;
+  for (uint64_t i = 0; i < abi::kMaxDevices; i++) {
+    static_cast<abi::RegionHeader*>(map)->device[i].key.store(i + 1);
+  }
+  munmap(map, sizeof(abi::RegionHeader));
+  return true;
+}
+
+// What cannot be counted is not granted; device 1 has no limit, and is as ever.
+void region_full(Checks::Report& report) {
+  Session s;
+  const Driver& d = s.driver;
+  std::string step;
+  if (!report.expect(load_driver(Lookup{}, &s.driver, &step), step)) return;
+  report.result(d.cuInit(0), CUDA_SUCCESS, "cuInit");
+  if (!report.expect(fill_region(), "the region could not be filled")) return;
+  report.result(d.cuDevicePrimaryCtxRetain(&s.context, 0), CUDA_ERROR_OUT_OF_MEMORY,
+                "primary context");
+  report.result(d.cuCtxCreate_v2(&s.context, 0, 0), CUDA_ERROR_OUT_OF_MEMORY, "context");
+  CUmemAllocationProp prop{};
+  prop.type = CU_MEM_ALLOCATION_TYPE_PINNED;
+  prop.location = {CU_MEM_LOCATION_TYPE_DEVICE, 0};
+  CUmemGenericAllocationHandle handle = 0;
+  for (int i = 0; i < 3; ++i) {
+    report.result(d.cuMemCreate(&handle, kPage, &prop, 0), CUDA_ERROR_OUT_OF_MEMORY, "cuMemCreate");
+  }
+  Nvml nvml;
+  nvmlDevice_t device = nullptr;
+  nvmlMemory_t memory{};
+  if (!report.expect(nvml.open(), "no NVML")) return;
+  nvml.nvmlDeviceGetHandleByIndex_v2(0, &device);
+  report.expect(nvml.nvmlDeviceGetMemoryInfo(device, &memory) == NVML_SUCCESS, "memory info");
+  report.equal(memory.free, 0, "free, as NVML shows it");
+  report.equal(memory.used, memory.total, "used, as NVML shows it");
+  CUdeviceptr address = 0;
+  report.result(d.cuDevicePrimaryCtxRetain(&s.context, 1), CUDA_SUCCESS, "context on device 1");
+  d.cuCtxSetCurrent(s.context);
+  report.result(d.cuMemAlloc_v2(&address, kGiB), CUDA_SUCCESS, "memory of device 1");
+  report.expect(s.free_bytes() > 16 * kGiB, "device 1 is not shown as it is");
+}
+
 }  // namespace
 
 void add_error_checks(Checks* checks) {
@@ -158,6 +213,7 @@ void add_error_checks(Checks* checks) {
   checks->add("negative_sizes", negative_sizes);
   checks->add("planar_array", planar_array);
   checks->add("before_initialisation", before_initialisation);
+  checks->add_hidden("region_full", region_full);
 }
 
 }  // namespace softmig::gpu_test

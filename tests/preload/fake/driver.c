@@ -11,9 +11,23 @@ enum { kVersion = 13000 };
 static const uint64_t kTotal = (uint64_t)80 << 30;
 static const uint64_t kPage = (uint64_t)2 << 20;
 
+/* For tests, by dlsym. What the next end of something runs when its handle can be had again, and
+ * before the caller hears of it, as another thread might; and the result that refuses to end it. */
+void (*fake_after_end)(void);
+int fake_refusal;
+
 static char g_context;  /* its address is the one handle there is */
 static void* g_current; /* of all threads: good enough here */
 static uint64_t g_next = (uint64_t)1 << 40;
+static uint64_t g_last; /* what cuMemAlloc gave last */
+
+static int end_handle(void) {
+  void (*after_end)(void) = fake_after_end;
+  if (fake_refusal != kSuccess) return fake_refusal;
+  fake_after_end = NULL;
+  if (after_end != NULL) after_end();
+  return kSuccess;
+}
 
 int cuInit(unsigned flags) { return flags == 0 ? kSuccess : kInvalidValue; }
 
@@ -51,8 +65,8 @@ int cuCtxCreate_v2(void** context, unsigned flags, int device) {
 
 int cuCtxDestroy_v2(void* context) {
   if (context != &g_context) return kInvalidContext;
-  g_current = NULL;
-  return kSuccess;
+  if (fake_refusal == kSuccess) g_current = NULL;
+  return end_handle();
 }
 
 int cuCtxGetCurrent(void** context) {
@@ -74,6 +88,7 @@ int cuMemAlloc_v2(uint64_t* address, size_t bytes) {
   if (address == NULL || bytes == 0) return kInvalidValue;
   if (g_current == NULL) return kInvalidContext;
   *address = __atomic_fetch_add(&g_next, (bytes + kPage - 1) / kPage * kPage, __ATOMIC_RELAXED);
+  __atomic_store_n(&g_last, *address, __ATOMIC_RELAXED);
   return kSuccess;
 }
 
@@ -82,6 +97,74 @@ int cuMemFree_v2(uint64_t address) { return address != 0 ? kSuccess : kInvalidVa
 int cuMemGetInfo_v2(size_t* free_bytes, size_t* total) {
   *free_bytes = *total = kTotal;
   return g_current != NULL ? kSuccess : kInvalidContext;
+}
+
+/* One handle of each kind: whoever asks while one is out gets the same. */
+int cuMemCreate(uint64_t* handle, size_t bytes, const void* properties, uint64_t flags) {
+  (void)properties, (void)flags;
+  *handle = 0x1000;
+  return bytes % kPage == 0 ? kSuccess : kInvalidValue;
+}
+
+int cuMemRelease(uint64_t handle) {
+  (void)handle;
+  return end_handle();
+}
+
+int cuMemMap(uint64_t address, size_t bytes, size_t offset, uint64_t handle, uint64_t flags) {
+  (void)address, (void)bytes, (void)offset, (void)handle, (void)flags;
+  return kSuccess;
+}
+
+int cuMemUnmap(uint64_t address, size_t bytes) {
+  (void)address, (void)bytes;
+  return end_handle();
+}
+
+int cuModuleLoadData(void** module, const void* image) {
+  *module = &g_next;
+  return image != NULL ? kSuccess : kInvalidValue;
+}
+
+int cuModuleUnload(void* module) {
+  (void)module;
+  return end_handle();
+}
+
+int cuImportExternalMemory(void** memory, const void* description) {
+  *memory = &g_last;
+  return description != NULL ? kSuccess : kInvalidValue;
+}
+
+int cuDestroyExternalMemory(void* memory) {
+  (void)memory;
+  return end_handle();
+}
+
+typedef struct {
+  char text[64];
+} IpcHandle;
+
+int cuIpcGetMemHandle(IpcHandle* handle, uint64_t address) {
+  for (int i = 0; i < 64; i++) handle->text[i] = (char)(address >> i % 8 * 8);
+  return kSuccess;
+}
+
+int cuIpcOpenMemHandle_v2(uint64_t* address, IpcHandle handle, unsigned flags) {
+  (void)handle, (void)flags;
+  *address = 0x2000;
+  return kSuccess;
+}
+
+int cuIpcCloseMemHandle(uint64_t address) {
+  (void)address;
+  return end_handle();
+}
+
+int cuMemGetAddressRange_v2(uint64_t* base, size_t* bytes, uint64_t address) {
+  *base = g_last;
+  *bytes = g_next - g_last;
+  return address == g_last ? kSuccess : kInvalidValue;
 }
 
 static int equal(const char* a, const char* b) {

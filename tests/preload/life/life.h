@@ -68,6 +68,6 @@ struct Check {
   const char* name;
   bool (*run)();
 };
-extern const Check kForkChecks[], kEndChecks[], kQuietChecks[];
+extern const Check kForkChecks[], kEndChecks[], kQuietChecks[], kReuseChecks[];
 
 }  // namespace softmig::preload_test
