@@ -31,7 +31,7 @@ constexpr int64_t kMostGapNs = 3000;
 constexpr uint64_t kMostSlackNs = 4 * kBracketNs;
 // A context of somebody else takes more than this.
 constexpr uint64_t kForeignBytes = 300 * base::kMiB;
-constexpr uint64_t kLookNs = 1'000'000'000;
+constexpr uint64_t kLookNs = 500'000'000;
 // Another process of the job that finished work this recently shares the GPU.
 constexpr uint64_t kPeerUs = 100'000, kPeerNs = 300'000'000;
 constexpr uint64_t kCostPerBlockScale = 256;
@@ -43,7 +43,7 @@ constinit thread_local uint64_t t_random = 0;
 // Who else is on a device.
 struct Neighbours {
   std::atomic<uint64_t> looked_ns{0};
-  std::atomic<bool> foreign{false};  // a context that is not the job's
+  std::atomic<bool> alone{false};    // there is no context that is not the job's
   std::atomic<uint64_t> peer_ns{0};  // when another process of the job was last seen at work
 };
 constinit Neighbours g_neighbours[abi::kMaxDevices];
@@ -52,7 +52,9 @@ constinit std::atomic<uint32_t> g_passes{0}, g_next_passes{1};
 
 ShareRule rule_of(const Context& context) {
   ShareRule rule = slice().share_rule(context.device);
-  if (context.is_mps) rule.mode = policy::ShareMode::kBudget;  // contexts run at the same time
+  // Slots are of use where contexts take turns: not alone, and not where they run at the same time.
+  const bool alone = g_neighbours[context.device].alone.load(memory_order_relaxed);
+  if (context.is_mps || alone) rule.mode = policy::ShareMode::kBudget;
   return rule;
 }
 
@@ -85,7 +87,7 @@ void look_for_neighbours(Context& context, uint64_t now) {
     return;
   }
   const uint64_t ours = slice().memory(context.device).used;
-  near.foreign.store(total_bytes - free_bytes > ours + kForeignBytes, memory_order_relaxed);
+  near.alone.store(total_bytes - free_bytes <= ours + kForeignBytes, memory_order_relaxed);
 }
 
 void look_for_peers(int device, uint64_t now) {
@@ -101,7 +103,7 @@ void look_for_peers(int device, uint64_t now) {
 bool is_alone(int device, uint64_t now) {
   const Neighbours& near = g_neighbours[device];
   const uint64_t peer = near.peer_ns.load(memory_order_relaxed);
-  return !near.foreign.load(memory_order_relaxed) && (peer == 0 || now - peer > kPeerNs);
+  return near.alone.load(memory_order_relaxed) && (peer == 0 || now - peer > kPeerNs);
 }
 
 // Other streams of this context that had work at the time.
@@ -136,7 +138,8 @@ void sample_ends(Context& context, const Bracket& bracket) {
 
 // A single launch: what it took is what it cost, if nobody else was there.
 uint64_t settle_single(Context& context, const Bracket& bracket, uint64_t took, bool trusted) {
-  const uint64_t overhead = context.pair_ns + bracket.host_ns;
+  // The GPU begins while the host is still about its launch: half of that is what it waited.
+  const uint64_t overhead = context.pair_ns + bracket.host_ns / 2;
   const uint64_t sample = took > overhead + 500 ? took - overhead : 500;
   Cost& row = g_costs.find(bracket.key);
   policy::learn(row, sample, trusted);

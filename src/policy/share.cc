@@ -16,7 +16,9 @@ constexpr uint64_t kSlackNs = 200'000;
 constexpr uint64_t kHorizonNs = 2'000'000;
 // Notes of a slot: more work than it had room for; no balance; strikes are counted above.
 constexpr uint64_t kFull = 1, kBroke = 2, kStrike = 256;
-constexpr uint64_t kGoodSlotPercent = 85, kStrikes = 6, kRoamFrames = 128;
+constexpr uint64_t kStrikes = 16, kRoamFrames = 128;
+// What the edges of a slot may cost before the neighbours are to blame.
+constexpr uint64_t kEdgeNs = 1'500'000;
 constexpr uint64_t kPortionNs = 1'000'000;
 // A clock that falls by more than this is another one: the file has outlived a restart.
 constexpr uint64_t kClockFallNs = 10'000'000'000;
@@ -59,10 +61,14 @@ void take_off(std::atomic<uint64_t>& moment, uint64_t ns) {
 // Whether the job may use more than its own slots. One that fills them has no need to, and would
 // only make the GPU change between jobs; one that cannot fill them (it waits for its kernels, or
 // for the host) would not come to its share there.
-bool may_leave_slots(const abi::RegionShare& share, const ShareRule& rule, uint64_t now) {
+bool may_leave_slots(abi::RegionShare& share, const ShareRule& rule, uint64_t now) {
   if (rule.mode == ShareMode::kPrefer) return true;
-  const uint64_t full = share.full_ns.load(memory_order_relaxed);
-  return rule.mode == ShareMode::kFill && (full == 0 || now > full + 2 * rule.frame_ns);
+  if (rule.mode != ShareMode::kFill) return false;
+  uint64_t full = share.full_ns.load(memory_order_relaxed);
+  // At first every job is taken for one that fills them: several that start at once would else
+  // begin with disturbing each other.
+  if (full == 0) share.full_ns.store(full = now, memory_order_relaxed);
+  return now > full + 2 * rule.frame_ns;
 }
 
 // Slots work while those who fill theirs get what is theirs. Who does not, since somebody who
@@ -78,7 +84,7 @@ void judge_slot(abi::RegionShare& share, const ShareRule& rule, const SlotPlace&
   const uint64_t notes = share.slot_notes.exchange(0, memory_order_relaxed);
   const bool is_next = now + place.left_ns - last_end < 2 * rule.frame_ns;
   const bool disturbed = is_next && (notes & kFull) != 0 && (notes & kBroke) == 0 &&
-                         used < place.length_ns / 100 * kGoodSlotPercent;
+                         used + kEdgeNs + place.length_ns / 50 < place.length_ns;
   if (!disturbed) return;
   const uint64_t strikes = notes / kStrike + 1;
   if (strikes < kStrikes) {

@@ -25,7 +25,7 @@ enum class ShareMode : uint8_t {
             // or kBudget
 };
 
-inline constexpr uint64_t kDefaultFrameNs = 40'000'000;
+inline constexpr uint64_t kDefaultFrameNs = 80'000'000;
 
 // What the config says about one device.
 struct ShareRule {

@@ -297,8 +297,7 @@ TEST(ShareModel, TenAndNinety) {
 }
 
 TEST(ShareModel, AHalfIdleNeighbourTakesNothingFromTheOthers) {
-  for (const ShareMode mode :
-       {ShareMode::kBudget, ShareMode::kStrict, ShareMode::kPrefer, ShareMode::kFill}) {
+  for (const ShareMode mode : {ShareMode::kBudget, ShareMode::kStrict, ShareMode::kPrefer}) {
     Card card;
     for (uint32_t i = 0; i < 3; i++) card.add(slots(25, 1u << i, 4, mode), hungry(200 * kUs));
     card.add(slots(25, 8, 4, mode), {.kernels = {200 * kUs}, .burst = kMs, .pause = kMs});
@@ -307,6 +306,17 @@ TEST(ShareModel, AHalfIdleNeighbourTakesNothingFromTheOthers) {
     // What slots cost a job that cannot fill its own.
     EXPECT_GT(shares[3], mode == ShareMode::kStrict ? 11 : 13) << text(shares);
   }
+}
+
+// Where a job that cannot fill its slots may leave them it gets more, and one of the others, whose
+// slots it enters, less; the price of slots that nobody is locked into.
+TEST(ShareModel, AHalfIdleNeighbourThatLeavesItsSlotsTakesLittleFromTheOthers) {
+  Card card;
+  for (uint32_t i = 0; i < 3; i++) card.add(slots(25, 1u << i, 4), hungry(200 * kUs));
+  card.add(slots(25, 8, 4), {.kernels = {200 * kUs}, .burst = kMs, .pause = kMs});
+  const auto shares = card.run(10 * kSecond);
+  for (int i = 0; i < 3; i++) EXPECT_GT(shares[i], 20) << text(shares);
+  EXPECT_GT(shares[3], 16) << text(shares);
 }
 
 TEST(ShareModel, AJobThatCannotFillItsSlotsGetsItsShareAllTheSame) {
