@@ -66,14 +66,16 @@ class Run {
 
  private:
   void say(const std::string& text) const {
-    if (options_.verbose) fmt::print(stderr, "softmig run: {}\n", text);
+    if (options_.verbose) fmt::print(stderr, "softmig run: {}\n", printable(text));
   }
 
   void take(const char* option, const char* key, const std::string& text) {
     if (text.empty()) return;
     if (policy::parse_value(key, text, &limits_) == policy::ParseStatus::kOk) return;
-    throw Failure(fmt::format("{}: \"{}\" is not {}", option, printable(text),
-                              policy::find_key(key)->format));
+    // The key's own words allow a 0, which is no limit.
+    const char* wanted = std::string_view(key) == kSmKey ? "a whole number from 1 to 100"
+                                                         : policy::find_key(key)->format;
+    throw Failure(fmt::format("{}: \"{}\" is not {}", option, text, wanted));
   }
 
   void read_limits() {
@@ -249,7 +251,8 @@ class Run {
 
   void export_limits() {
     if (!options_.device.empty()) {
-      environment_.set("CUDA_VISIBLE_DEVICES", visible_devices(options_.device, environment_));
+      environment_.set("CUDA_VISIBLE_DEVICES",
+                       visible_devices(options_.device, environment_, nvml_.get()));
     }
     if (!options_.limits()) return;
     const uint64_t bytes = limits_.memory.general;

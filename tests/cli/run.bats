@@ -284,6 +284,24 @@ SHOW
   [[ "${lines[1]}" == *"CUDA_VISIBLE_DEVICES=3,1 shows no device 2" ]]
 }
 
+@test "what a user typed cannot steer the terminal" {
+  local bad=$'x\e[2J\ny'
+  for option in --memory --sm --slots --device --sim --sim-cuda --library "--$bad"; do
+    others=(--sim 1x8G --sm 25)
+    case $option in
+    --sm) others=(--sim 1x8G) ;;
+    --sim) others=(--sm 25) ;;
+    esac
+    run -125 "$SOFTMIG" run "${others[@]}" "$option" "$bad" -- true
+    [[ "$output" != *$'\e'* ]]
+    [[ "$output" == *'x\x1b[2J'* ]]
+  done
+  run -127 sliced -- "/nowhere/$bad"
+  [[ "$output" == *'x\x1b[2J\x0ay'* && "$output" != *$'\e'* ]]
+  run -2 "$SOFTMIG" "$bad"
+  [[ "$output" != *$'\e'* ]]
+}
+
 @test "--sim alone is a machine without limits, and slices can be made in it" {
   run -0 "$SOFTMIG" run --sim 2x48G -- env
   [[ "$output" == *SOFTMIG_SIM=2x48G* && "$output" == *SOFTMIG_SIM_STATE=* ]]
