@@ -85,6 +85,11 @@ class Run {
     take("--memory", kMemoryKey, options_.memory);
     take("--sm", kSmKey, options_.sm);
     take("--slots", kSlotsKey, options_.slots);
+    // The simulator quotes what it does not understand as it stands.
+    if (printable(options_.sim) != options_.sim) {
+      throw Failure(fmt::format("--sim {}: is not COUNTxSIZE", options_.sim),
+                    "for example: --sim 2x48G");
+    }
     if (!options_.memory.empty() && limits_.memory.general == 0) {
       throw Failure("--memory 0 would be no limit", "leave --memory out to limit GPU time alone");
     }
@@ -302,8 +307,7 @@ Exit status: that of the program (128+N if signal N ended it); 125 if softmig ru
 // The command begins behind the first "--", or where the options end.
 Rest command_of(const std::vector<std::string>& unparsed, const Rest& rest) {
   if (!unparsed.empty() && unparsed.front().starts_with('-')) {
-    throw Failure("no such option: " + printable(unparsed.front()),
-                  "softmig run --help tells more");
+    throw Failure("no such option: " + unparsed.front(), "softmig run --help tells more");
   }
   Rest command = unparsed;
   const bool dashes_begin_it = unparsed.empty() && !rest.empty();
