@@ -10,7 +10,8 @@ constexpr int kNoPrecision = -1, kMaxPrecision = 9, kMaxWidth = 32;
 struct Conversion {
   int width = 0;
   int precision = kNoPrecision;
-  bool wide = false;  // 64 bits
+  bool wide = false;     // 64 bits
+  bool escaped = false;  // a text that needs no escaping any more
   char kind = '\0';
 };
 
@@ -24,13 +25,13 @@ int take_number(const char** at, int largest) {
 }
 
 // A text of at most `precision` bytes need not end in NUL.
-void add_string(Text& text, const char* string, int precision) {
+void add_string(Text& text, const char* string, int precision, bool escaped) {
   if (string == nullptr) string = "(null)";
   size_t length = 0;
   while ((precision < 0 || length < static_cast<size_t>(precision)) && string[length] != '\0') {
     length++;
   }
-  text.add_escaped({string, length});
+  escaped ? text.add({string, length}) : text.add_escaped({string, length});
 }
 
 void add_signed(Text& text, int64_t value, int width) {
@@ -68,7 +69,8 @@ void add_real(Text& text, double value, int precision) {
 // Reads what stands between '%' and the letter of the conversion. False: not one that we know.
 // A precision of "*" is taken from the arguments by the caller.
 bool read_conversion(const char** at, Conversion* conversion, bool* star) {
-  if (**at == '0') (*at)++;
+  conversion->escaped = (*at)[0] == '-' && (*at)[1] == 's';
+  if (**at == '0' || conversion->escaped) (*at)++;
   conversion->width = take_number(at, kMaxWidth);
   if (**at == '.') {
     (*at)++;
@@ -108,7 +110,7 @@ void format(Text& text, const char* format, va_list arguments) {
         text.add('%');
         break;
       case 's':
-        add_string(text, va_arg(arguments, const char*), it.precision);
+        add_string(text, va_arg(arguments, const char*), it.precision, it.escaped);
         break;
       case 'p':
         text.add("0x").add_hex(va_arg(arguments, uintptr_t));

@@ -236,7 +236,9 @@ class Demo {
     const std::string where = simulated_ ? "a simulated GPU" : printable(device_.name);
     if (failed_ == 0) {
       fmt::print("\n{}\n", style_.bold(fmt::format("All {} checks hold on {}.", checks_, where)));
-      fmt::print("Next:\n  {0} run --memory 4G -- YOUR PROGRAM\n  {0} --help\n", own_path());
+      const std::string gpu = simulated_ ? fmt::format("--sim {} ", kSimulated) : "";
+      fmt::print("Next:\n  {0} run {1}--memory 4G -- YOUR PROGRAM\n  {0} --help\n", own_path(),
+                 gpu);
       return kExitOk;
     }
     fmt::print("\n{}\n", style_.bad(fmt::format("{} of {} checks do not hold on {}.", failed_,

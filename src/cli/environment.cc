@@ -1,6 +1,7 @@
 #include "cli/environment.h"
 
 #include <fmt/core.h>
+#include <fmt/format.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -39,6 +40,22 @@ std::vector<std::string> split(std::string_view list, std::string_view separator
 
 bool is_uuid(std::string_view entry) {
   return entry.starts_with("GPU-") || entry.starts_with("MIG-");
+}
+
+// What is wrong with one entry of CUDA_VISIBLE_DEVICES; empty if nothing is. Parts of a MIG device
+// are not NVML's to tell.
+std::string trouble_with(std::string_view entry, const Nvml& nvml) {
+  size_t number = 0;
+  const auto [end, error] = std::from_chars(entry.data(), entry.data() + entry.size(), number);
+  if (error == std::errc() && end == entry.data() + entry.size()) {
+    const size_t count = nvml.devices().size();
+    return number < count ? "" : fmt::format("there is no device {}, only {}", number, count);
+  }
+  if (!entry.starts_with("GPU-")) return "";
+  for (const NvmlDevice& device : nvml.devices()) {
+    if (device.uuid_text.starts_with(entry)) return "";
+  }
+  return fmt::format("no device has the UUID {}", entry);
 }
 
 }  // namespace
@@ -82,9 +99,11 @@ void preload(std::string_view library, Environment* environment) {
   environment->set("LD_PRELOAD", list);
 }
 
-std::string visible_devices(const std::string& which, const Environment& environment) {
+std::string visible_devices(const std::string& which, const Environment& environment,
+                            const Nvml* nvml) {
   const std::vector<std::string> visible = split(environment.get("CUDA_VISIBLE_DEVICES"), ",");
-  std::string result;
+  std::vector<std::string> chosen;
+  constexpr const char* kHint = "nvidia-smi -L shows the devices of this machine";
   for (const std::string& entry : split(which, ",")) {
     size_t number = 0;
     const auto [end, error] = std::from_chars(entry.data(), entry.data() + entry.size(), number);
@@ -99,11 +118,19 @@ std::string visible_devices(const std::string& which, const Environment& environ
       throw Failure(fmt::format("--device {}: CUDA_VISIBLE_DEVICES={} shows no device {}", which,
                                 environment.get("CUDA_VISIBLE_DEVICES"), entry));
     }
-    result += result.empty() ? "" : ",";
-    result += is_number && !visible.empty() ? visible[number] : entry;
+    const std::string name = !is_number        ? entry
+                             : visible.empty() ? std::to_string(number)
+                                               : visible[number];
+    if (std::find(chosen.begin(), chosen.end(), name) != chosen.end()) {
+      throw Failure(fmt::format("--device {}: names device {} twice", which, entry), {},
+                    kExitUsage);
+    }
+    const std::string trouble = nvml != nullptr ? trouble_with(name, *nvml) : "";
+    if (!trouble.empty()) throw Failure(fmt::format("--device {}: {}", which, trouble), kHint);
+    chosen.push_back(name);
   }
-  if (result.empty()) throw Failure("--device names no device", {}, kExitUsage);
-  return result;
+  if (chosen.empty()) throw Failure("--device names no device", {}, kExitUsage);
+  return fmt::format("{}", fmt::join(chosen, ","));
 }
 
 }  // namespace softmig::cli

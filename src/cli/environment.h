@@ -5,6 +5,8 @@
 #include <string_view>
 #include <vector>
 
+#include "cli/nvml.h"
+
 namespace softmig::cli {
 
 class Environment {
@@ -32,7 +34,9 @@ class Environment {
 void preload(std::string_view library, Environment* environment);
 
 // Which devices a program may see after "--device WHICH" in this environment: WHICH is a list of
-// CUDA's numbers, counted among the devices that are visible now, or of UUIDs. Throws Failure.
-std::string visible_devices(const std::string& which, const Environment& environment);
+// CUDA's numbers, counted among the devices that are visible now, or of UUIDs. `nvml` (may be null)
+// knows which devices there are. Throws Failure.
+std::string visible_devices(const std::string& which, const Environment& environment,
+                            const Nvml* nvml);
 
 }  // namespace softmig::cli

@@ -37,7 +37,7 @@ struct Device {
   std::string name, uuid;
   uint64_t key = 0;
   int slot = -1;              // place in the region, -1: no process of the slice has used it
-  uint64_t memory_limit = 0;  // bytes, 0: none
+  uint64_t memory_limit = 0;  // bytes, 0: none; never more than the card has
   uint64_t sm_limit = 0;      // percent, 0: none
   uint64_t used = 0, peak = 0, refusals = 0, extra = 0;
   uint64_t context_cost = 0;  // 0: the library estimates it
@@ -148,6 +148,8 @@ class Gather {
       shown.uuid = device->uuid_text;
       shown.key = device->key;
       shown.memory_limit = limit_of(device->uuid, device->index, &policy::memory_limit);
+      const auto card = nvml_->memory(device->handle);
+      if (card && shown.memory_limit > card->total) shown.memory_limit = card->total;
       shown.sm_limit = limit_of(device->uuid, device->index, &policy::sm_limit);
       slice_.devices.push_back(shown);
     }

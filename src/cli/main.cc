@@ -11,6 +11,7 @@
 
 #include "cli/commands.h"
 #include "cli/failure.h"
+#include "cli/output.h"
 #include "cli/supervise.h"
 
 namespace softmig::cli {
@@ -24,9 +25,11 @@ int status_for(bool is_run, int status) {
   return is_run ? std::max(status, kExitRunFailed) : status;
 }
 
+// What is said quotes what was typed, and files: none of that may steer a terminal.
 int complain(const std::string& command, const Failure& failure) {
-  fmt::print(stderr, "softmig{}{}: {}\n", command.empty() ? "" : " ", command, failure.what());
-  if (!failure.hint().empty()) fmt::print(stderr, "  {}\n", failure.hint());
+  fmt::print(stderr, "softmig{}{}: {}\n", command.empty() ? "" : " ", command,
+             printable(failure.what()));
+  if (!failure.hint().empty()) fmt::print(stderr, "  {}\n", printable(failure.hint()));
   return status_for(command == "run", failure.status());
 }
 
@@ -92,7 +95,7 @@ int main(int argc, char** argv) {
   try {
     return main_with(std::vector<std::string>(argv + std::min(argc, 1), argv + argc));
   } catch (const std::exception& error) {
-    fmt::print(stderr, "softmig: {}\n", error.what());
+    fmt::print(stderr, "softmig: {}\n", softmig::cli::printable(error.what()));
     return softmig::cli::kExitRunFailed;
   }
 }

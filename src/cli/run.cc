@@ -66,14 +66,16 @@ class Run {
 
  private:
   void say(const std::string& text) const {
-    if (options_.verbose) fmt::print(stderr, "softmig run: {}\n", text);
+    if (options_.verbose) fmt::print(stderr, "softmig run: {}\n", printable(text));
   }
 
   void take(const char* option, const char* key, const std::string& text) {
     if (text.empty()) return;
     if (policy::parse_value(key, text, &limits_) == policy::ParseStatus::kOk) return;
-    throw Failure(fmt::format("{}: \"{}\" is not {}", option, printable(text),
-                              policy::find_key(key)->format));
+    // The key's own words allow a 0, which is no limit.
+    const char* wanted = std::string_view(key) == kSmKey ? "a whole number from 1 to 100"
+                                                         : policy::find_key(key)->format;
+    throw Failure(fmt::format("{}: \"{}\" is not {}", option, text, wanted));
   }
 
   void read_limits() {
@@ -83,6 +85,11 @@ class Run {
     take("--memory", kMemoryKey, options_.memory);
     take("--sm", kSmKey, options_.sm);
     take("--slots", kSlotsKey, options_.slots);
+    // The simulator quotes what it does not understand as it stands.
+    if (printable(options_.sim) != options_.sim) {
+      throw Failure(fmt::format("--sim {}: is not COUNTxSIZE", options_.sim),
+                    "for example: --sim 2x48G");
+    }
     if (!options_.memory.empty() && limits_.memory.general == 0) {
       throw Failure("--memory 0 would be no limit", "leave --memory out to limit GPU time alone");
     }
@@ -249,7 +256,8 @@ class Run {
 
   void export_limits() {
     if (!options_.device.empty()) {
-      environment_.set("CUDA_VISIBLE_DEVICES", visible_devices(options_.device, environment_));
+      environment_.set("CUDA_VISIBLE_DEVICES",
+                       visible_devices(options_.device, environment_, nvml_.get()));
     }
     if (!options_.limits()) return;
     const uint64_t bytes = limits_.memory.general;
@@ -299,8 +307,7 @@ Exit status: that of the program (128+N if signal N ended it); 125 if softmig ru
 // The command begins behind the first "--", or where the options end.
 Rest command_of(const std::vector<std::string>& unparsed, const Rest& rest) {
   if (!unparsed.empty() && unparsed.front().starts_with('-')) {
-    throw Failure("no such option: " + printable(unparsed.front()),
-                  "softmig run --help tells more");
+    throw Failure("no such option: " + unparsed.front(), "softmig run --help tells more");
   }
   Rest command = unparsed;
   const bool dashes_begin_it = unparsed.empty() && !rest.empty();

@@ -98,7 +98,8 @@ CUresult cuMemPoolCreate(CUmemoryPool* out, const CUmemPoolProps* properties) {
 }
 
 SM_HOOK(cuMemPoolDestroy, 11020) CUresult cuMemPoolDestroy(CUmemoryPool pool) {
-  if (active() && softmig::cuda::destroy_pool_later(pool)) return CUDA_SUCCESS;
+  CUresult result;
+  if (active() && softmig::cuda::destroy_pool_later(pool, &result)) return result;
   return next_cuMemPoolDestroy(pool);
 }
 

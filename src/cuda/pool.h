@@ -9,8 +9,9 @@ namespace softmig::cuda {
 
 // Counts a pool of a device (index in the region) from now on.
 void add_pool(CUmemoryPool pool, int device);
-// The program destroys a pool: it ends when its last allocation does. False: not one of ours.
-bool destroy_pool_later(CUmemoryPool pool);
+// The program destroys a pool: it ends when its last allocation does. False: not one of ours, the
+// driver is to be asked; else *result is the answer.
+bool destroy_pool_later(CUmemoryPool pool, CUresult* result);
 
 // Something was freed: a pool may shrink at the next synchronisation.
 void pools_may_shrink();

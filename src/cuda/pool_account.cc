@@ -103,6 +103,8 @@ uint64_t read_reserved(DevicePools& pools) {
   for (int i = 0; i < pools.count; i++) {
     KnownPool& known = pools.known[i];
     if (known.destroyed && attribute(known.pool, CU_MEMPOOL_ATTR_USED_MEM_CURRENT) == 0) {
+      Record record;
+      tables.pools.take(reinterpret_cast<uint64_t>(known.pool), &record);
       next_cuMemPoolDestroy(known.pool);
       known = pools.known[--pools.count];
       i--;
@@ -179,16 +181,20 @@ bool is_capturing(CUstream stream) {
 }
 
 // As the driver does when a device's current pool is destroyed: nobody shall get memory from it
-// now.
-void make_default_current(CUmemoryPool destroyed, int device) {
+// now. False: it is the default pool, which cannot be destroyed.
+bool make_default_current(CUmemoryPool destroyed, int device) {
   for (int ordinal = 0; ordinal < device_count(); ordinal++) {
     CUmemoryPool current = nullptr, standard = nullptr;
-    if (device_of(ordinal) == device &&
-        next_cuDeviceGetMemPool(&current, ordinal) == CUDA_SUCCESS && current == destroyed &&
-        next_cuDeviceGetDefaultMemPool(&standard, ordinal) == CUDA_SUCCESS) {
+    if (device_of(ordinal) != device ||
+        next_cuDeviceGetDefaultMemPool(&standard, ordinal) != CUDA_SUCCESS) {
+      continue;
+    }
+    if (standard == destroyed) return false;
+    if (next_cuDeviceGetMemPool(&current, ordinal) == CUDA_SUCCESS && current == destroyed) {
       next_cuDeviceSetMemPool(ordinal, standard);
     }
   }
+  return true;
 }
 
 }  // namespace
@@ -209,11 +215,23 @@ void add_pool(CUmemoryPool pool, int device) {
   tables.pools.insert(reinterpret_cast<uint64_t>(pool), {0, 0, 0, static_cast<int16_t>(device)});
 }
 
-bool destroy_pool_later(CUmemoryPool pool) {
+bool destroy_pool_later(CUmemoryPool pool, CUresult* result) {
+  const auto key = reinterpret_cast<uint64_t>(pool);
   Record record;
-  if (!tables.pools.take(reinterpret_cast<uint64_t>(pool), &record)) return false;
-  if (record.device < 0) return false;
-  make_default_current(pool, record.device);
+  if (!tables.pools.find(key, &record)) return false;
+  if (record.device < 0) {
+    tables.pools.take(key, &record);
+    return false;
+  }
+  if (record.detail == 0 && !make_default_current(pool, record.device)) return false;
+  // Of two that come at once, one is too late.
+  const bool known = tables.pools.update(key, [&](Record& kept) {
+    record.detail = kept.detail;
+    kept.detail = 1;
+    return true;
+  });
+  *result = known && record.detail == 0 ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+  if (*result != CUDA_SUCCESS) return true;
   DevicePools& pools = g_pools[record.device];
   Lock lock(pools);
   for (int i = 0; i < pools.count; i++) {

@@ -69,7 +69,7 @@ struct Tables {
   Table imports;   // address from cuIpcOpenMemHandle
   Table external;  // CUexternalMemory
   Table graphs;    // CUgraphExec with memory nodes
-  Table pools;     // CUmemoryPool: its device
+  Table pools;     // CUmemoryPool: its device; detail 1: destroyed by the program
 };
 extern constinit Tables tables;
 

@@ -341,7 +341,7 @@ void report(const Places& places, const Config& config, const Look& look) {
   if (look.unknown_count == 0 && config.source != Source::kUid) return;
   log_configure(places, config);
   if (look.unknown_count > 0) {
-    log(LogLevel::kError, "%s: %d unknown keys ignored, line and key: %s", look.path,
+    log(LogLevel::kError, "%s: %d unknown keys ignored, line and key: %-s", look.path,
         look.unknown_count, look.unknown);
   }
   if (config.source == Source::kUid) {

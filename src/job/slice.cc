@@ -92,7 +92,7 @@ void Slice::start() {
     return;
   }
   log_configure(places(), config_);
-  if (config_.source == Source::kClosed) log(LogLevel::kError, "%s", config_.error);
+  if (config_.source == Source::kClosed) log(LogLevel::kError, "%-s", config_.error);
   fork_mark_ = sys::make_fork_mark();
   open_region(places(), config_, &region_);
   pid_namespace_ = sys::pid_namespace();
@@ -244,7 +244,7 @@ void Slice::refresh() {
   if (reload_config(places(), &config_)) {
     log(LogLevel::kWarning, "limits were changed: %s", config_.path);
   }
-  if (config_.error[0] != 0) log(LogLevel::kError, "%s", config_.error);
+  if (config_.error[0] != 0) log(LogLevel::kError, "%-s", config_.error);
   log_configure(places(), config_);
   apply_limits();
 }

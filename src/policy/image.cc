@@ -2,6 +2,8 @@
 
 #include <string_view>
 
+#include "base/text.h"
+
 namespace softmig::policy {
 namespace {
 
@@ -102,17 +104,19 @@ uint64_t elf_size(Bytes header) {
 
 // --- PTX: ".global .align 4 .b8 name[123];", ".visible .global .f32 x;"
 
+bool is_digit(char c) { return c >= '0' && c <= '9'; }
+
 class Words {
  public:
   explicit Words(std::string_view text) : text_(text) {}
-  // Next word, bracket or punctuation mark; empty at the end. Comments and
-  // quoted texts are skipped.
+  // Next word, bracket or punctuation mark; empty at the end. Directives that are written as one
+  // (".v4.f32") come one by one, an instruction ("ld.global.u32") as a whole. Comments and quoted
+  // texts are skipped.
   std::string_view next() {
     skip();
     if (text_.empty()) return {};
-    size_t length = 0;
-    while (length < text_.size() && is_word(text_[length])) length++;
-    if (length == 0) length = 1;
+    size_t length = 1;
+    while (length < text_.size() && goes_on(text_[0], text_[length], length)) length++;
     const std::string_view word = text_.substr(0, length);
     text_.remove_prefix(length);
     return word;
@@ -122,6 +126,13 @@ class Words {
   static bool is_word(char c) {
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
            c == '.' || c == '$' || c == '%';
+  }
+  // Whether the word that begins with `first` has `c` at this place.
+  static bool goes_on(char first, char c, size_t at) {
+    if (!is_word(first) || !is_word(c)) return false;
+    if (first == '.') return c != '.';
+    if (is_digit(first)) return c != '.' && c != '%';
+    return first != '%' || at > 1 || !is_digit(c);  // "%" begins the name of a register, or divides
   }
   void skip() {
     for (;;) {
@@ -146,56 +157,225 @@ class Words {
   std::string_view text_;
 };
 
+// As PTX writes them: 12, 0x1f, 017, 0b101, each with or without a U. What is too large is the
+// largest.
 uint64_t parse_number(std::string_view word) {
-  uint64_t value = 0;
-  if (word.starts_with("0x") || word.starts_with("0X")) {
-    for (char c : word.substr(2)) {
-      const int digit = c <= '9' ? c - '0' : (c | 0x20) - 'a' + 10;
-      if (digit < 0 || digit > 15 || value >> 60 != 0) return value;
-      value = value * 16 + static_cast<uint64_t>(digit);
-    }
-    return value;
-  }
+  uint64_t value = 0, base = 10;
+  const char second = word.size() > 1 && word[0] == '0' ? static_cast<char>(word[1] | 0x20) : '1';
+  if (word.size() > 1 && word[0] == '0') base = second == 'x' ? 16 : second == 'b' ? 2 : 8;
+  if (base == 16 || base == 2) word.remove_prefix(2);
   for (char c : word) {
-    if (c < '0' || c > '9' || value > UINT64_MAX / 16) break;
-    value = value * 10 + static_cast<uint64_t>(c - '0');
+    const uint64_t digit =
+        is_digit(c) ? static_cast<uint64_t>(c - '0') : static_cast<uint64_t>((c | 0x20) - 'a') + 10;
+    if (digit >= base) break;
+    if (__builtin_mul_overflow(value, base, &value) ||
+        __builtin_add_overflow(value, digit, &value)) {
+      return UINT64_MAX;
+    }
   }
   return value;
 }
 
-// ".f32" and its kin: the digits are bits. 0: not a type.
+// What stands between "[" and "]": numbers, + - * / % << >> & ^ |, parentheses, casts.
+class Extent {
+ public:
+  explicit Extent(Words& words) : words_(words) { advance(); }
+  // To be called once: reads up to the "]". UINT64_MAX: not understood, so it may be anything.
+  uint64_t value() {
+    const uint64_t value = binary(1);
+    if (word_ == "]") return good_ ? value : UINT64_MAX;
+    while (!word_.empty() && word_ != "]" && word_ != ";") advance();
+    return UINT64_MAX;
+  }
+  bool is_empty() const { return word_ == "]"; }
+
+ private:
+  static constexpr int kMostDepth = 32;
+  static constexpr int kUnaryLevel = 7;
+
+  void advance() { word_ = words_.next(); }
+  uint64_t fail() {
+    good_ = false;
+    return 0;
+  }
+
+  static int level_of(std::string_view word) {
+    if (word.empty()) return 0;
+    switch (word[0]) {
+      case '|':
+        return 1;
+      case '^':
+        return 2;
+      case '&':
+        return 3;
+      case '<':
+      case '>':
+        return 4;
+      case '+':
+      case '-':
+        return 5;
+      case '*':
+      case '/':
+      case '%':
+        return word.size() == 1 ? 6 : 0;  // else the name of a register
+      default:
+        return 0;
+    }
+  }
+
+  uint64_t apply(char sign, uint64_t a, uint64_t b) {
+    uint64_t result = 0;
+    switch (sign) {
+      case '|':
+        return a | b;
+      case '^':
+        return a ^ b;
+      case '&':
+        return a & b;
+      case '<':
+        return b < 64 && a <= UINT64_MAX >> b ? a << b : fail();
+      case '>':
+        return b < 64 ? a >> b : fail();
+      case '+':
+        return a + b;
+      case '-':
+        return a - b;
+      case '*':
+        return __builtin_mul_overflow(a, b, &result) ? fail() : result;
+      case '/':
+        return b != 0 ? a / b : fail();
+      default:
+        return b != 0 ? a % b : fail();
+    }
+  }
+
+  // All that binds at least as strongly as `level`.
+  uint64_t binary(int level) {
+    if (++depth_ > kMostDepth) return fail();
+    uint64_t left = unary();
+    for (int found = level_of(word_); good_ && found >= level; found = level_of(word_)) {
+      const char sign = word_[0];
+      advance();
+      if (sign == '<' || sign == '>') {
+        if (word_.empty() || word_[0] != sign) return fail();
+        advance();
+      }
+      left = apply(sign, left, binary(found + 1));
+    }
+    depth_--;
+    return left;
+  }
+
+  uint64_t unary() {
+    if (word_ == "-" || word_ == "+" || word_ == "~") {
+      const char sign = word_[0];
+      advance();
+      const uint64_t value = binary(kUnaryLevel);
+      return sign == '-' ? 0 - value : sign == '~' ? ~value : value;
+    }
+    if (word_ == "(") {
+      advance();
+      const bool is_cast = word_ == ".s64" || word_ == ".u64";
+      uint64_t value = 0;
+      if (is_cast) {
+        advance();
+      } else {
+        value = binary(1);
+      }
+      if (word_ != ")") return fail();
+      advance();
+      return is_cast ? binary(kUnaryLevel) : value;
+    }
+    if (word_.empty() || !is_digit(word_[0])) return fail();
+    const uint64_t value = parse_number(word_);
+    advance();
+    return value;
+  }
+
+  Words& words_;
+  std::string_view word_;
+  int depth_ = 0;
+  bool good_ = true;
+};
+
+constexpr uint64_t kLargestType = 16;
+
+// ".f32", ".bf16", ".f16x2" and their kin: the digits are bits. What is not known may be as large
+// as any.
 uint64_t type_bytes(std::string_view word) {
-  if (word.size() < 3 || word[0] != '.' || word.find_first_of("bsuf") != 1) return 0;
-  const uint64_t bits = parse_number(word.substr(2));
-  return bits >= 8 && bits <= 128 ? bits / 8 : 0;
+  const size_t digits = word.find_first_of("0123456789");
+  if (digits == word.npos) return kLargestType;
+  const std::string_view letters = base::tail(base::head(word, digits), 1);
+  const bool known = letters == "b" || letters == "s" || letters == "u" || letters == "f" ||
+                     letters == "bf" || letters == "tf";
+  const size_t times = word.find('x', digits);
+  uint64_t bits = parse_number(base::tail(word, digits));
+  if (times != word.npos) bits *= parse_number(base::tail(word, times + 1));
+  return known && bits >= 8 && bits <= 8 * kLargestType ? bits / 8 : kLargestType;
 }
 
+// 0: not a vector.
 uint64_t vector_width(std::string_view word) {
   return word == ".v2" ? 2 : word == ".v4" ? 4 : word == ".v8" ? 8 : 0;
+}
+
+void skip_group(Words& words) {
+  uint64_t depth = 1;
+  while (depth != 0) {
+    const std::string_view word = words.next();
+    if (word.empty()) return;
+    if (word == "(") depth++;
+    if (word == ")") depth--;
+  }
+}
+
+// What stands after "=": returns how many elements the outermost braces list, and in *end the word
+// that it ends with.
+uint64_t initialised_elements(Words& words, std::string_view* end) {
+  uint64_t depth = 0, elements = 1;
+  for (std::string_view word = words.next();; word = words.next()) {
+    *end = word;
+    if (word.empty() || word == ";" || (word == "," && depth == 0)) return elements;
+    if (word == "{" || word == "(") depth++;
+    if ((word == "}" || word == ")") && depth > 0) depth--;
+    if (word == "," && depth == 1) elements++;
+  }
 }
 
 // One declaration after ".global", up to its ';'.
 uint64_t declared_bytes(Words& words) {
   uint64_t element = 0, width = 1, count = 1, total = 0;
-  for (std::string_view word = words.next(); !word.empty(); word = words.next()) {
-    if (const uint64_t bytes = type_bytes(word)) element = bytes;
-    if (const uint64_t lanes = vector_width(word)) width = lanes;
-    if (word == "[") {
-      const uint64_t extent = parse_number(words.next());
-      if (extent != 0 && __builtin_mul_overflow(count, extent, &count)) return UINT64_MAX;
+  bool by_initialiser = false;  // the first extent is left to what stands after "="
+  for (std::string_view word = words.next();; word = words.next()) {
+    uint64_t extent = 1;
+    if (word == "(") {
+      skip_group(words);
+    } else if (word == "[") {
+      Extent inside(words);
+      if (inside.is_empty()) {
+        by_initialiser = true;
+      } else {
+        extent = inside.value();
+      }
+    } else if (word.size() > 1 && word[0] == '.' && word != ".align" && word != ".attribute") {
+      const uint64_t lanes = vector_width(word);
+      if (lanes != 0) width = lanes;
+      if (lanes == 0) element = type_bytes(word);
     }
-    if (word == "," || word == ";" || word == "=") {
-      uint64_t bytes;
-      if (__builtin_mul_overflow(count, element * width, &bytes)) return UINT64_MAX;
-      total = add(total, bytes);
-      count = 1;
+    if (word == "=") {
+      const uint64_t elements = initialised_elements(words, &word);
+      if (by_initialiser) extent = elements;
     }
-    if (word == "=") {  // an initialiser: numbers, up to the end of the declaration
-      while (!word.empty() && word != ";") word = words.next();
-    }
-    if (word == ";") break;
+    if (__builtin_mul_overflow(count, extent, &count)) return UINT64_MAX;
+    const bool at_end = word.empty() || word == ";";
+    if (!at_end && word != ",") continue;
+    uint64_t bytes;
+    if (__builtin_mul_overflow(count, element * width, &bytes)) return UINT64_MAX;
+    total = add(total, bytes);
+    if (at_end) return total;
+    count = 1;
+    by_initialiser = false;
   }
-  return total;
 }
 
 // Bodies of functions and initialisers of constants stand between the declarations and hold none:

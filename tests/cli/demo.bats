@@ -13,6 +13,13 @@ load helpers
   [ "$(slices_left)" -eq 0 ]
 }
 
+@test "the next command that it names works here" {
+  run -0 "$SOFTMIG" demo --simulated
+  next=$(grep -A1 '^Next:' <<<"$output" | tail -n 1)
+  [[ "$next" == *"-- YOUR PROGRAM" ]]
+  run -0 bash -c "${next/YOUR PROGRAM/true}"
+}
+
 @test "it fits a terminal of 100 columns, and a log has no colours" {
   run -0 "$SOFTMIG" demo --simulated
   local line

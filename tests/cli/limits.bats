@@ -28,6 +28,12 @@ print(json.dumps(value))' "$@"; }
   [[ "$output" == *"4096 MiB"*"0 MiB"*"4096 MiB"*"25 %"* ]]
 }
 
+@test "a limit above what the card has shows the card" {
+  run -0 "$SOFTMIG" run --sim 1x8G --memory 64G -- "$SOFTMIG" limits --json
+  [ "$(field devices 0 memory_limit <<<"$output")" = 8589934592 ]
+  [ "$(field devices 0 free <<<"$output")" = 8589934592 ]
+}
+
 @test "JSON has the same in bytes" {
   run -0 sliced --sm 25 -- "$SOFTMIG" limits --json
   [ "$(field source <<<"$output")" = '"environment"' ]

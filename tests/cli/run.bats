@@ -53,7 +53,7 @@ print(subprocess.run(line).returncode == -getattr(signal, "SIG" + sys.argv[2]))'
   run -125 "$SOFTMIG" run --sim 1x8G --memory=-1M -- true
   for share in 101 -5 half; do
     run -125 "$SOFTMIG" run --sim 1x8G "--sm=$share" -- true
-    [[ "$output" == *"--sm: \"$share\" is not a whole number from 0 to 100"* ]]
+    [[ "$output" == *"--sm: \"$share\" is not a whole number from 1 to 100"* ]]
   done
   run -125 sliced --sm 25 --slots 9/4 -- true
   [[ "$output" == *'--slots: "9/4" is not'* ]]
@@ -270,10 +270,8 @@ SHOW
 }
 
 @test "--device counts among the devices that are visible" {
-  run -0 sliced --device 1,0 -- sh -c 'echo $CUDA_VISIBLE_DEVICES'
+  run -0 "$SOFTMIG" run --sim 2x8G --memory 4G --device 1,0 -- sh -c 'echo $CUDA_VISIBLE_DEVICES'
   [ "$output" = 1,0 ]
-  run -0 sliced --device GPU-12345678 -- sh -c 'echo $CUDA_VISIBLE_DEVICES'
-  [ "$output" = GPU-12345678 ]
   run -125 sliced --device one -- true
   [[ "$output" == *'--device one: "one" is no number and no UUID'* ]]
   run -0 "$SOFTMIG" run --sim 4x8G -- sh -c '
@@ -282,6 +280,42 @@ SHOW
     "$SOFTMIG" run --memory 4G --device 2 -- true || echo "status $?"'
   [ "${lines[0]}" = 1 ]
   [[ "${lines[1]}" == *"CUDA_VISIBLE_DEVICES=3,1 shows no device 2" ]]
+}
+
+@test "--device names devices that there are, each once" {
+  run -125 sliced --device 9 -- true
+  [[ "$output" == *"--device 9: there is no device 9, only 1"* ]]
+  run -125 sliced --device GPU-foo -- true
+  [[ "$output" == *"--device GPU-foo: no device has the UUID GPU-foo"* ]]
+  for twice in 0,0 00,0; do
+    run -125 sliced --device $twice -- true
+    [[ "$output" == *"--device $twice: names device 0 twice"* ]]
+  done
+  uuid=$(sliced -- "$SOFTMIG" limits --json | python3 -c 'import json, sys
+print(json.load(sys.stdin)["devices"][0]["uuid"])')
+  for name in "$uuid" "${uuid:0:12}" MIG-12345678; do
+    run -0 sliced --device "$name" -- sh -c 'echo $CUDA_VISIBLE_DEVICES'
+    [ "$output" = "$name" ]
+  done
+  [ "$(slices_left)" -eq 0 ]
+}
+
+@test "what a user typed cannot steer the terminal" {
+  local bad=$'x\e[2J\ny'
+  for option in --memory --sm --slots --device --sim --sim-cuda --library "--$bad"; do
+    others=(--sim 1x8G --sm 25)
+    case $option in
+    --sm) others=(--sim 1x8G) ;;
+    --sim) others=(--sm 25) ;;
+    esac
+    run -125 "$SOFTMIG" run "${others[@]}" "$option" "$bad" -- true
+    [[ "$output" != *$'\e'* ]]
+    [[ "$output" == *'x\x1b[2J'* ]]
+  done
+  run -127 sliced -- "/nowhere/$bad"
+  [[ "$output" == *'x\x1b[2J\x0ay'* && "$output" != *$'\e'* ]]
+  run -2 "$SOFTMIG" "$bad"
+  [[ "$output" != *$'\e'* ]]
 }
 
 @test "--sim alone is a machine without limits, and slices can be made in it" {

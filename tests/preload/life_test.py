@@ -87,6 +87,12 @@ class Silence(LifeCase):
                                     env=self.environment("active", SOFTMIG_LOG_LEVEL=level))
             self.assertEqual((done.returncode, done.stderr != ""), (0, spoken), done.stderr)
 
+    def test_a_bad_value_is_escaped_once_in_the_log(self):
+        self.run_program("state", env=self.environment("active",
+                                                       CUDA_DEVICE_MEMORY_LIMIT="4G\x1b[2J"))
+        self.assertIn('CUDA_DEVICE_MEMORY_LIMIT: "4G\\x1b[2J" is not',
+                      (self.folder / "log").read_text())
+
     def test_functions_called_with_zeros(self):
         for library in (CUDA, NVML):
             if not (pathlib.Path(Options.driver) / library).exists():

@@ -4,6 +4,7 @@
 
 #include <cstring>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace softmig::policy {
@@ -28,6 +29,55 @@ TEST(ImageTest, SeveralExtentsVectorsListsAndInitialisersCount) {
   EXPECT_EQ(globals_in_text(".global .v4 .f32 v[2];"), 32u);
   EXPECT_EQ(globals_in_text(".global .u32 a, b[2], c;"), 16u);
   EXPECT_EQ(globals_in_text(".global .u32 t[3] = {1, 2, 3}; .global .u8 z;"), 13u);
+}
+
+TEST(ImageTest, DirectivesWrittenAsOneWord) {
+  EXPECT_EQ(globals_in_text(".global .align 16 .v4.f32 v[1024];"), 16384u);
+  EXPECT_EQ(globals_in_text(".visible.global.align 4.b8 a[100];"), 100u);
+  EXPECT_EQ(globals_in_text(".func f() { ld.global.v4.f32 {a, b, c, d}, [x]; }"), 0u);
+}
+
+TEST(ImageTest, ExtentsAreConstantExpressions) {
+  EXPECT_EQ(globals_in_text(".global .b8 a[5*1024*1024];"), 5u << 20);
+  EXPECT_EQ(globals_in_text(".global .b8 a[(2 + 3) << 20][3];"), 15u << 20);
+  EXPECT_EQ(globals_in_text(".global .b8 a[2+3*4-6/2%2];"), 13u);
+  EXPECT_EQ(globals_in_text(".global .b8 a[0x10|0x01], b[7&~1], c[1^3], d[64>>2];"), 41u);
+  EXPECT_EQ(globals_in_text(".global .b8 a[(.u64)12U], b[010], c[0b101];"), 25u);
+  EXPECT_EQ(globals_in_text(".global .b8 a[20-10-5];"), 5u);
+}
+
+TEST(ImageTest, AnExtentThatIsNotUnderstoodMayBeAnything) {
+  for (const char* extent : {"N", "1<2", "1/0", "4 5", "1<<64", "5*", "2>1?8:4", "-1"}) {
+    EXPECT_GT(globals_in_text(std::string(".global .b8 a[") + extent + "];"), UINT64_MAX / 2)
+        << extent;
+  }
+  const std::string nested(100'000, '(');
+  EXPECT_EQ(globals_in_text(".global .b8 a[" + nested + "1];"), UINT64_MAX);
+  EXPECT_EQ(globals_in_text(".global .b8 a[" + std::string(100'000, '-') + "1];"), UINT64_MAX);
+  EXPECT_EQ(globals_in_text(".global .b8 a[99999999999999999999];"), UINT64_MAX);
+}
+
+TEST(ImageTest, TypesHaveTheirSize) {
+  for (const auto& [type, bytes] : {std::pair{"b8", 1u},
+                                    {"s16", 2u},
+                                    {"u64", 8u},
+                                    std::pair{"f16", 2u},
+                                    {"bf16", 2u},
+                                    {"tf32", 4u},
+                                    std::pair{"f16x2", 4u},
+                                    {"bf16x2", 4u},
+                                    {"b128", 16u},
+                                    std::pair{"e4m3x4", 16u},
+                                    {"texref", 16u},
+                                    {"b4", 16u}}) {
+    EXPECT_EQ(globals_in_text(std::string(".global .") + type + " a[10];"), 10 * bytes) << type;
+  }
+  EXPECT_EQ(globals_in_text(".global .attribute(.managed) .align 4 .b32 m;"), 4u);
+}
+
+TEST(ImageTest, WhereNoExtentIsGivenTheInitialiserSaysIt) {
+  EXPECT_EQ(globals_in_text(".global .u32 t[] = {1, 2, 3};"), 12u);
+  EXPECT_EQ(globals_in_text(".global .u32 t[][2] = {{1, 2}, {3}}, u = 5, v[2] = {1, 2};"), 28u);
 }
 
 TEST(ImageTest, CommentsAndWhatIsNoGlobalDoNotCount) {

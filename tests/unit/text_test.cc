@@ -61,6 +61,7 @@ TEST(Format, SpeaksPrintf) {
 
 TEST(Format, EscapesWhatIsInterpolatedAndNothingElse) {
   EXPECT_EQ(formatted("a\tb %s %c", "c\nd", '\r'), "a\tb c\\x0ad \\x0d");
+  EXPECT_EQ(formatted("%-s|%s", formatted("%s", "c\nd").c_str(), "\\"), "c\\x0ad|\\x5c");
 }
 
 TEST(Format, ReadsNoFurtherThanThePrecisionOfAString) {

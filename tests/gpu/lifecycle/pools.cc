@@ -32,6 +32,7 @@ void destroyed_pool(Checks::Report& report) {
                 "from the pool");
   report.result(d.cuDeviceSetMemPool(s.device, pool), CUDA_SUCCESS, "cuDeviceSetMemPool");
   report.result(d.cuMemPoolDestroy(pool), CUDA_SUCCESS, "cuMemPoolDestroy");
+  report.result(d.cuMemPoolDestroy(pool), CUDA_ERROR_INVALID_VALUE, "cuMemPoolDestroy again");
   report.equal(s.free_bytes(), before - kHeld, "free after the pool is destroyed");
   CUmemoryPool current = nullptr;
   report.result(d.cuDeviceGetMemPool(&current, s.device), CUDA_SUCCESS, "cuDeviceGetMemPool");
@@ -85,6 +86,9 @@ void default_pool_threshold(Checks::Report& report) {
   d.cuStreamSynchronize(stream);
   report.result(d.cuMemPoolTrimTo(pool, 0), CUDA_SUCCESS, "cuMemPoolTrimTo");
   report.equal(s.free_bytes(), before, "free after the trim");
+  report.result(d.cuMemPoolDestroy(pool), CUDA_ERROR_INVALID_VALUE, "destroying the default pool");
+  report.result(d.cuMemAllocAsync(&address, kHeld, stream), CUDA_SUCCESS, "cuMemAllocAsync");
+  report.equal(s.free_bytes(), before - kHeld, "free beside memory of the default pool");
 }
 
 // Nothing that we do on the way may spoil a capture in the strictest mode.
