@@ -15,11 +15,8 @@ constexpr uint64_t kUs = 1000, kMs = 1000 * kUs, kSecond = 1000 * kMs;
 constexpr uint64_t kStart = 1000 * kSecond;
 
 ShareRule quarter(ShareMode mode = ShareMode::kBudget, uint32_t mask = 0, uint32_t count = 0) {
-  return {.percent = 25,
-          .mode = mode,
-          .slot_mask = mask,
-          .slot_count = count,
-          .frame_ns = 40 * kMs};
+  return {
+      .percent = 25, .mode = mode, .slot_mask = mask, .slot_count = count, .frame_ns = 40 * kMs};
 }
 
 TEST(Share, StartsWithOneBurst) {
