@@ -82,6 +82,24 @@ TEST(OpenRegion, RootMakesNoneInTheFolderOfAnother) {
   unsetenv("SOFTMIG_REGION");
 }
 
+TEST(OpenRegion, AFileOfTwoNamesIsUsedAndALinkIsNot) {
+  const Scratch scratch;
+  const std::string path = scratch.path("region"), link = scratch.path("link");
+  ASSERT_EQ(create_region_file(path.c_str(), geteuid(), getegid()), 0);
+  ASSERT_EQ(::link(path.c_str(), scratch.path("other").c_str()), 0);
+  ASSERT_EQ(symlink(path.c_str(), link.c_str()), 0);
+  Config config;
+  config.source = Source::kEnvironment;
+  for (const std::string& name : {path, link}) {
+    setenv("SOFTMIG_REGION", name.c_str(), 1);
+    OpenRegion region;
+    open_region({}, config, &region);
+    EXPECT_EQ(region.shared, name == path);
+    EXPECT_NE(region.map, nullptr);
+  }
+  unsetenv("SOFTMIG_REGION");
+}
+
 TEST(CreateRegionFile, TheUmaskDoesNotMatter) {
   const Scratch scratch;
   const std::string path = scratch.path("region");
