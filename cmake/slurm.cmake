@@ -15,7 +15,7 @@ function(sm_slurm_test name)
   add_test(NAME slurm.${name}
            COMMAND ${Python3_EXECUTABLE} ${sm_slurm_tests}/lab.py ${sm_slurm_tests}/${name}_test.py)
   set_tests_properties(slurm.${name} PROPERTIES ENVIRONMENT "PYTHONDONTWRITEBYTECODE=1;${ARGN}"
-                       SKIP_RETURN_CODE 77 TIMEOUT 300 LABELS "slurm;root")
+                       SKIP_RETURN_CODE 77 TIMEOUT 300 LABELS "slurm;root;timed")
 endfunction()
 sm_slurm_test(spellings)
 if(TARGET softmig_cli AND TARGET sim_nvml_130 AND NOT SOFTMIG_SANITIZE)
@@ -25,7 +25,7 @@ endif()
 
 add_test(NAME slurm.killed COMMAND ${Python3_EXECUTABLE} ${sm_slurm_tests}/killed_test.py)
 set_tests_properties(slurm.killed PROPERTIES ENVIRONMENT PYTHONDONTWRITEBYTECODE=1
-                     SKIP_RETURN_CODE 77 TIMEOUT 60 LABELS "slurm;root")
+                     SKIP_RETURN_CODE 77 TIMEOUT 60 LABELS "slurm;root;timed")
 
 # What job-start makes of Slurm's words.
 find_package(GTest REQUIRED)
