@@ -24,11 +24,11 @@ struct OpenRegion {
 // Returns false if there is no usable path.
 bool region_path(const Places& places, const Config& config, char (&path)[kMaxPath]);
 
-// Maps the region, making the file (0600, own uid) where it is missing. A process of root makes none
-// in the job or the folder of somebody else, who could not open it. Falls back to private memory
-// when nothing can be mapped: enforcement never stops. Never blocks. The file must be a regular one
-// of this uid, or of root where root's config sets the limits; a symbolic link is not followed,
-// other names of the same file (hard links) do not matter.
+// Maps the region, making the file (0600, own uid) where it is missing. A process of root makes
+// none in the job or the folder of somebody else, who could not open it. Falls back to private
+// memory when nothing can be mapped: enforcement never stops. Never blocks. The file must be a
+// regular one of this uid, or of root where root's config sets the limits; a symbolic link is not
+// followed, other names of the same file (hard links) do not matter.
 void open_region(const Places& places, const Config& config, OpenRegion* region);
 
 // Makes an empty region file at `path` for `uid`/`gid`, mode 0600, complete before its name
