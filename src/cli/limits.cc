@@ -42,6 +42,7 @@ struct Device {
   uint64_t used = 0, peak = 0, refusals = 0, extra = 0;
   uint64_t context_cost = 0;  // 0: the library estimates it
   int processes = 0;
+  job::ViewedDevice compute;  // what was done with the share of GPU time
 
   uint64_t free() const { return memory_limit > used ? memory_limit - used : 0; }
 };
@@ -195,6 +196,7 @@ class Gather {
     device->used = seen.used + device->extra;
     device->peak = seen.peak;
     device->refusals = seen.refusals;
+    device->compute = seen;
     for (const job::ViewedProcess& process : slice_.processes) {
       device->processes += process.bytes[device->slot] > 0 ? 1 : 0;
     }
@@ -222,6 +224,27 @@ void print_devices(const Slice& slice, const Style& style) {
                device.sm_limit == 0 ? "no limit" : fmt::format("{} %", device.sm_limit)});
   }
   fmt::print("\n{}", table.text(style));
+}
+
+std::string seconds_text(uint64_t ns) {
+  return fmt::format("{:.1f} s", static_cast<double>(ns) / 1e9);
+}
+
+// What was done with the share of GPU time, on devices that have a limit of it.
+void print_compute(const Slice& slice, const Style& style) {
+  using enum Table::Align;
+  Table table({kLeft, kRight, kRight, kRight, kRight});
+  table.add({"GPU", "GPU TIME USED", "WAITED", "LAUNCHES", "GRAPHS"});
+  bool any = false;
+  for (const Device& device : slice.devices) {
+    if (device.sm_limit == 0) continue;
+    const job::ViewedDevice& seen = device.compute;
+    table.add({device.index < 0 ? "?" : std::to_string(device.index), seconds_text(seen.gpu_ns),
+               seconds_text(seen.waited_ns), std::to_string(seen.launches),
+               std::to_string(seen.graph_launches)});
+    any = true;
+  }
+  if (any) fmt::print("\n{}", table.text(style));
 }
 
 void print_processes(const Slice& slice, const Style& style) {
@@ -271,6 +294,7 @@ void print_text(const Slice& slice) {
     return;
   }
   print_devices(slice, style);
+  print_compute(slice, style);
   print_processes(slice, style);
 }
 
@@ -298,6 +322,10 @@ Json to_json(const Slice& slice, const Device& device) {
           {"refusals", device.refusals},
           {"context_cost", number_or_null(device.context_cost)},
           {"sm_limit", number_or_null(device.sm_limit)},
+          {"gpu_time_ns", device.compute.gpu_ns},
+          {"waited_ns", device.compute.waited_ns},
+          {"launches", device.compute.launches},
+          {"graph_launches", device.compute.graph_launches},
           {"processes", std::move(processes)}};
 }
 
@@ -323,7 +351,8 @@ int status_of(const job::Config& config) {
 
 constexpr const char* kFooter =
     R"(USED is what the slice holds with its contexts and with what the driver keeps for it; FREE is what
-can still be had. CONTEXT is what one CUDA context costs. TIME is the share of the GPU's time.
+can still be had. CONTEXT is what one CUDA context costs. TIME is the share of the GPU's time; WAITED is
+how long launches were held back for it, of all processes together.
 With --json all sizes are bytes, and null means none.
 Exit status: 0 limits hold here, 3 this process is not limited, 4 the config cannot be used and
 every allocation is refused, 2 bad usage.)";

@@ -38,7 +38,24 @@ void take_header(const abi::RegionHeader& header, RegionView* view) {
                        .used = bytes_of(policy::used_units(word(from.use))),
                        .peak = bytes_of(word(from.peak)),
                        .exported = 0,
-                       .refusals = word(from.refusals)};
+                       .refusals = word(from.refusals),
+                       .gpu_ns = 0,
+                       .waited_ns = 0,
+                       .launches = 0,
+                       .graph_launches = 0};
+  }
+}
+
+void take_shares(int fd, RegionView* view) {
+  abi::RegionShare shares[abi::kMaxDevices];
+  if (!sys::read_exactly(fd, shares, sizeof shares, offsetof(abi::Region, share))) return;
+  for (uint32_t i = 0; i < abi::kMaxDevices; i++) {
+    ViewedDevice& to = view->device[i];
+    if (to.key == 0) continue;
+    to.gpu_ns = word(shares[i].gpu_ns);
+    to.waited_ns = word(shares[i].waited_ns);
+    to.launches = word(shares[i].launches);
+    to.graph_launches = word(shares[i].graph_launches);
   }
 }
 
@@ -133,6 +150,7 @@ ViewStatus view_region(const char* path, const char* proc_root, RegionView* view
     return ViewStatus::kForeign;
   }
   take_header(header, view);
+  take_shares(fd, view);
   uint32_t count = header.high_water.load(std::memory_order_relaxed);
   if (count > abi::kMaxSlots) count = abi::kMaxSlots;
   // Should the file be cut while it is read, what was there by then is shown.

@@ -14,6 +14,8 @@ struct ViewedDevice {
   uint64_t peak = 0;
   uint64_t exported = 0;  // of `used`: charged to exported memory, not to a process
   uint64_t refusals = 0;
+  // Compute: GPU time charged and time that launches waited at the gate, in ns, and how many.
+  uint64_t gpu_ns = 0, waited_ns = 0, launches = 0, graph_launches = 0;
 };
 
 struct ViewedProcess {

@@ -42,6 +42,7 @@ print(json.dumps(value))' "$@"; }
   [ "$(field devices 0 free <<<"$output")" = 4294967296 ]
   [ "$(field devices 0 used <<<"$output")" = 0 ]
   [ "$(field devices 0 sm_limit <<<"$output")" = 25 ]
+  [ "$(field devices 0 launches <<<"$output")" = 0 ]
   [ "$(field devices 0 processes <<<"$output")" = '[]' ]
 }
 

@@ -88,6 +88,20 @@ TEST_F(Viewed, ShowsDevicesAndProcesses) {
   EXPECT_EQ(process_[0].bytes[1], 0u);
 }
 
+TEST_F(Viewed, ShowsWhatWasDoneWithTheShareOfGpuTime) {
+  add_me(8);
+  abi::RegionShare& share = map_->share[0];
+  share.gpu_ns = 5'000'000'000;
+  share.waited_ns = 7;
+  share.launches = 11;
+  share.graph_launches = 13;
+  ASSERT_EQ(view(), ViewStatus::kOk);
+  EXPECT_EQ(view_.device[0].gpu_ns, 5'000'000'000u);
+  EXPECT_EQ(view_.device[0].waited_ns, 7u);
+  EXPECT_EQ(view_.device[0].launches, 11u);
+  EXPECT_EQ(view_.device[0].graph_launches, 13u);
+}
+
 TEST_F(Viewed, TheWordOfAChargeChangesWithEveryChange) {
   const int slot = add_me(kUnits);
   ASSERT_EQ(view(), ViewStatus::kOk);
