@@ -44,8 +44,8 @@ calibrate() { "$SOFTMIG" run --sim "$1" -- "$SOFTMIG" calibrate --output "$work/
 print(json.load(sys.stdin)[\"devices\"][0][\"uuid\"])")
     { echo "open $uuid"
       while [ ! -e "$1/done" ]; do echo "alloc 67108864"; sleep 0.01; echo free; sleep 0.01; done
-    } | "$SOFTMIG" gpu-worker >/dev/null &
-    sleep 0.3
+    } | "$SOFTMIG" gpu-worker >"$1/answers" &
+    until [ -s "$1/answers" ]; do sleep 0.01; done
     "$SOFTMIG" calibrate --output "$1/cost"
     touch "$1/done"
     wait' - "$work"
