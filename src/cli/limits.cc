@@ -351,8 +351,8 @@ int status_of(const job::Config& config) {
 
 constexpr const char* kFooter =
     R"(USED is what the slice holds with its contexts and with what the driver keeps for it; FREE is what
-can still be had. CONTEXT is what one CUDA context costs. TIME is the share of the GPU's time; WAITED is
-how long launches were held back for it, of all processes together.
+can still be had. CONTEXT is what one CUDA context costs. TIME is the share of the GPU's time;
+WAITED is how long launches of all processes together were held back for it.
 With --json all sizes are bytes, and null means none.
 Exit status: 0 limits hold here, 3 this process is not limited, 4 the config cannot be used and
 every allocation is refused, 2 bad usage.)";
