@@ -106,6 +106,13 @@ class Node:
         self.place, self.via, self.errors = place, via, errors
         self.costs = None
 
+    def board(self):
+        """Where the jobs tell each other whether they fill their slots."""
+        path = os.path.join(self.place.root, "board")
+        os.makedirs(path, exist_ok=True)
+        os.chmod(path, 0o777)
+        return path
+
     def program(self, name):
         return os.path.join(self.place.build, "bench", name)
 
@@ -127,6 +134,7 @@ class Node:
         variables = {**variables, "CUDA_DEVICE_SM_LIMIT": str(member.limit)}
         if slots:
             variables["SOFTMIG_SLOTS"] = slots
+            variables["SOFTMIG_BOARD"] = self.board()
         env = self.place.new_slice(None, variables=variables)
         return [
             Worker(command, env, self.errors, self.place.user, limited=True)

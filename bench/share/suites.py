@@ -75,7 +75,7 @@ def _same(load, name, seconds):
 
 def experiment(seconds):
     """The candidates for several jobs on one GPU, side by side."""
-    modes = ["native", "budget", "strict", "prefer", "fill"]
+    modes = ["native", "budget", "strict", "fill"]
 
     def mix(name, *loads):
         return Mix(name, MIXES[name](), [_same(load, name, seconds) for load in loads], modes)

@@ -85,12 +85,9 @@ struct alignas(64) RegionShare {
   std::atomic<uint64_t> queued_until_ns;  // when what is in flight should be done
   std::atomic<uint64_t> clock_ns;         // latest reading by anybody: falls only if the clock did
   std::atomic<uint64_t> last_user;        // slot:16 | time of its last timed work, in us
-  std::atomic<uint64_t> full_ns;  // when the job last had more work than its slot has room for
-  // The own slot that the job was seen in last: when it ends, GPU time admitted in it, and what
-  // was noted about it (policy/share.cc).
-  std::atomic<uint64_t> slot_end_ns, slot_used_ns, slot_notes;
-  std::atomic<uint64_t> roams_until_ns;  // slots do not work: until then the job does without
-  uint64_t reserved0[7];
+  std::atomic<uint64_t> hungry_ns;        // when the job last was seen to be able to fill its slots
+  std::atomic<uint64_t> light_until_ns;   // it was seen not to be: until then nobody asks again
+  uint64_t reserved0[10];
   // As in RegionAccount, the dead included.
   std::atomic<uint64_t> gpu_ns;
   std::atomic<uint64_t> waited_ns;
@@ -99,9 +96,9 @@ struct alignas(64) RegionShare {
   uint64_t reserved1[4];
 };
 
-// Which time of the last two seconds was charged already (policy/busy.h): work that overlaps is
-// charged once. lap:16 | 4 cells of 12 bits, each kBusyCell long, charged in units of kBusyUnit.
-inline constexpr uint32_t kBusyWords = 4096;
+// Which time of the last second and a half was charged already (policy/busy.h): work that overlaps
+// is charged once. lap:16 | 6 cells of 8 bits, each kBusyCell long, charged in units of kBusyUnit.
+inline constexpr uint32_t kBusyWords = 8192;
 struct alignas(64) RegionBusy {
   std::atomic<uint64_t> word[kBusyWords];
 };
@@ -137,9 +134,9 @@ static_assert(kMaxSlots + kMaxObjects <= 65536, "a writer's number must fit 16 b
 static_assert(sizeof(RegionSlot) == 64 + 64 * kMaxDevices);
 static_assert(offsetof(RegionHeader, device) == 64);
 static_assert(sizeof(RegionShare) == 192);
-static_assert(sizeof(RegionBusy) == 32768);
+static_assert(sizeof(RegionBusy) == 65536);
 static_assert(offsetof(Region, share) == 64 + 64 * kMaxDevices);
-static_assert(offsetof(Region, object) == offsetof(Region, share) + 32960 * kMaxDevices);
+static_assert(offsetof(Region, object) == offsetof(Region, share) + 65728 * kMaxDevices);
 
 // What the driver holds for the job beyond the ledger (module code, streams, growth of contexts),
 // measured from outside by the agent or by `softmig run`, written to "<region>.extra" by rename.

@@ -31,6 +31,7 @@ namespace {
 constexpr const char* kMemoryKey = "CUDA_DEVICE_MEMORY_LIMIT";
 constexpr const char* kSmKey = "CUDA_DEVICE_SM_LIMIT";
 constexpr const char* kSlotsKey = "SOFTMIG_SLOTS";
+constexpr const char* kBoardKey = "SOFTMIG_BOARD";
 constexpr const char* kRegionKey = "SOFTMIG_REGION";
 
 struct Options {
@@ -265,7 +266,11 @@ class Run {
     export_one(kMemoryKey, options_.memory,
                whole ? fmt::format("{}M", bytes / base::kMiB) : fmt::format("{}", bytes));
     export_one(kSmKey, options_.sm, fmt::format("{}", limits_.sm.general));
-    if (!options_.slots.empty()) environment_.set(kSlotsKey, options_.slots);
+    if (!options_.slots.empty()) {
+      environment_.set(kSlotsKey, options_.slots);
+      const std::string board = board_folder();
+      if (!board.empty()) environment_.set(kBoardKey, board);
+    }
     const char* rest = inside_ ? "as before" : "no limit";
     say(fmt::format("limits: memory {}, GPU time {}",
                     options_.memory.empty() ? rest : size_text(bytes),

@@ -93,6 +93,21 @@ std::vector<std::string> slice_places() {
   return places;
 }
 
+std::string board_folder() {
+  for (const char* place :
+       std::initializer_list<const char*>{"/tmp", std::getenv("XDG_RUNTIME_DIR")}) {
+    if (!is_usable_place(place)) continue;
+    const std::string path = fmt::format("{}/softmig-board.{}", place, geteuid());
+    mkdir(path.c_str(), 0700);
+    struct stat status = {};
+    if (lstat(path.c_str(), &status) == 0 && S_ISDIR(status.st_mode) &&
+        status.st_uid == geteuid() && (status.st_mode & (S_IWGRP | S_IWOTH)) == 0) {
+      return path;
+    }
+  }
+  return "";
+}
+
 SliceDir::SliceDir() {
   const std::vector<std::string> places = slice_places();
   int error = ENOENT;

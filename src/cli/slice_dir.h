@@ -12,6 +12,10 @@ namespace softmig::cli {
 
 inline constexpr std::string_view kSliceDirPrefix = "softmig-run.";
 
+// The folder in which all slices of this user say who fills which slot of a GPU (job/board.h), made if
+// it is not there. Empty if there is none that nobody else can write to.
+std::string board_folder();
+
 class SliceDir {
  public:
   // Makes a folder of mode 0700 in $SLURM_TMPDIR, /tmp or $XDG_RUNTIME_DIR (the first that can be

@@ -14,6 +14,7 @@ SM_DRIVER(cuStreamIsCapturing);
 namespace softmig::cuda {
 namespace {
 
+using policy::Company;
 using policy::Cost;
 using policy::ShareRule;
 using std::memory_order_acquire;
@@ -35,6 +36,10 @@ constexpr uint64_t kLookNs = 500'000'000;
 // Another process of the job that finished work this recently shares the GPU.
 constexpr uint64_t kPeerUs = 100'000, kPeerNs = 300'000'000;
 constexpr uint64_t kCostPerBlockScale = 256;
+// How often launches look which brackets are done.
+constexpr uint64_t kCollectNs = 500'000;
+// The host takes about this long to reach an idle GPU with a launch, and seldom longer.
+constexpr uint64_t kReachNs = 4'000, kMostReachNs = 6'000;
 
 constinit policy::CostTable g_costs;
 constinit std::atomic<int> g_captures{0};
@@ -47,6 +52,16 @@ struct Neighbours {
   std::atomic<uint64_t> peer_ns{0};  // when another process of the job was last seen at work
 };
 constinit Neighbours g_neighbours[abi::kMaxDevices];
+
+// What this process asks of a device, and what the board says about its slots.
+struct Appetite {
+  std::atomic<uint64_t> since_ns{0}, gpu_ns{0};        // the window that is being watched
+  std::atomic<uint64_t> held_ns{0}, held_until_ns{0};  // of it at the gate
+  std::atomic<bool> confined{false};                   // since it began
+  std::atomic<uint64_t> board_due_ns{0};
+  std::atomic<uint32_t> open_slots{0};
+};
+constinit Appetite g_appetites[abi::kMaxDevices];
 // After a launch passed because nothing moved, so many more do; twice as many each time.
 constinit std::atomic<uint32_t> g_passes{0}, g_next_passes{1};
 
@@ -55,7 +70,48 @@ ShareRule rule_of(const Context& context) {
   // Slots are of use where contexts take turns: not alone, and not where they run at the same time.
   const bool alone = g_neighbours[context.device].alone.load(memory_order_relaxed);
   if (context.is_mps || alone) rule.mode = policy::ShareMode::kBudget;
+  rule.open_mask = g_appetites[context.device].open_slots.load(memory_order_relaxed);
   return rule;
+}
+
+// Tells the board whether the job fills its slots, and asks it who else does not.
+void consult_board(int device, const ShareRule& rule, bool light, uint64_t now) {
+  Appetite& appetite = g_appetites[device];
+  appetite.board_due_ns.store(now + rule.frame_ns, memory_order_relaxed);
+  slice().claim_slots(device, rule, light ? 0 : now + 2 * policy::demand_window_ns(rule));
+  appetite.open_slots.store(light ? slice().open_slots(device, rule, now) : 0,
+                            memory_order_relaxed);
+}
+
+void watch_demand(int device, const ShareRule& rule, uint64_t cost, uint64_t now) {
+  if (rule.mode != policy::ShareMode::kFill || !rule.has_slots()) return;
+  Appetite& appetite = g_appetites[device];
+  abi::RegionShare& share = slice().share(device);
+  appetite.gpu_ns.fetch_add(cost, memory_order_relaxed);
+  uint64_t due = appetite.board_due_ns.load(memory_order_relaxed);
+  if (now < due || !appetite.board_due_ns.compare_exchange_strong(due, now + rule.frame_ns)) return;
+  const uint64_t since = appetite.since_ns.load(memory_order_relaxed);
+  if (since == 0 || now - since >= policy::demand_window_ns(rule)) {
+    const uint64_t gpu = appetite.gpu_ns.exchange(0, memory_order_relaxed);
+    const uint64_t held = appetite.held_ns.exchange(0, memory_order_relaxed);
+    const bool confined = appetite.confined.load(memory_order_relaxed);
+    if (since != 0) {
+      const uint64_t all = now - since;
+      policy::note_demand(share, rule, {gpu, all - std::min(held, all), confined}, now);
+    }
+    appetite.since_ns.store(now, memory_order_relaxed);
+    appetite.confined.store(!policy::is_light(share, rule, now), memory_order_relaxed);
+  }
+  const bool light = policy::is_light(share, rule, now);
+  if (light) appetite.confined.store(false, memory_order_relaxed);
+  consult_board(device, rule, light, now);
+}
+
+// A thread was held from `begin` on; several at once count once.
+void note_held(int device, uint64_t begin, uint64_t now) {
+  Appetite& appetite = g_appetites[device];
+  const uint64_t from = std::max(begin, appetite.held_until_ns.exchange(now, memory_order_relaxed));
+  if (now > from) appetite.held_ns.fetch_add(now - from, memory_order_relaxed);
 }
 
 uint64_t random_bits() {
@@ -137,15 +193,17 @@ void sample_ends(Context& context, const Bracket& bracket) {
 }
 
 // A single launch: what it took is what it cost, if nobody else was there.
-uint64_t settle_single(Context& context, const Bracket& bracket, uint64_t took, bool trusted) {
-  // The GPU begins while the host is still about its launch: half of that is what it waited.
-  const uint64_t overhead = context.pair_ns + bracket.host_ns / 2;
-  const uint64_t sample = took > overhead + 500 ? took - overhead : 500;
+uint64_t settle_single(Context& context, const Bracket& bracket, uint64_t took, Company company) {
+  // A GPU that was idle waited for the launch. If it was somebody else's it did so meanwhile.
+  const bool trusted = company == Company::kNobody;
+  const uint64_t reach = trusted ? bracket.host_ns : std::min(bracket.host_ns, kMostReachNs);
+  const uint64_t overhead = bracket.host_ns != 0 ? reach : context.pair_ns;
+  const uint64_t sample = std::max(took - std::min(took, overhead), took / 4);
   Cost& row = g_costs.find(bracket.key);
-  policy::learn(row, sample, trusted);
+  policy::learn(row, sample, company);
   if (bracket.function != 0) {
     policy::learn(g_costs.find(bracket.function), sample * kCostPerBlockScale / bracket.blocks,
-                  trusted);
+                  company);
   }
   if (trusted) return with_gap(context, sample);
   return bracket.guessed ? with_gap(context, policy::estimate(row)) : bracket.alone;
@@ -204,11 +262,17 @@ void settle(Line& line, const Bracket& bracket, uint64_t begin, uint64_t end) {
   if (rule.percent == 0 || end <= begin) return;
   look_for_neighbours(context, now);
   look_for_peers(context.device, now);
-  const bool overlapped = is_overlapped(line, begin);
+  // Streams that take turns may overlap more than is known of them.
+  const bool takes_turns = now - context.turned_ns.load(memory_order_relaxed) < kTurnsNs;
+  const bool overlapped = takes_turns || is_overlapped(line, begin);
   const bool trusted = is_alone(context.device, now) && !overlapped;
+  const Company company = trusted      ? Company::kNobody
+                          : overlapped ? Company::kStreams
+                                       : Company::kContexts;
   uint64_t cost = bracket.alone;
-  if (bracket.key != 0) cost = settle_single(context, bracket, end - begin, trusted);
-  const uint64_t fits = policy::pour(slice().busy(context.device), begin, end, cost);
+  if (bracket.key != 0) cost = settle_single(context, bracket, end - begin, company);
+  const uint64_t reached = begin + std::min({bracket.host_ns, kMostReachNs, end - begin});
+  const uint64_t fits = policy::pour(slice().busy(context.device), reached, end, cost);
   if (overlapped) learn_overlap(context, cost, fits);
   if (bracket.key != 0) {
     // What events add to a single launch is not worth a refund.
@@ -293,6 +357,15 @@ bool Launch::is_held(uint64_t now, bool at_ease) const {
   return late != 0 && now > late + (at_ease ? kPatientNs : 0);
 }
 
+void look_for_ends(Context& context, uint64_t now) {
+  if (context.backlog_ns.load(memory_order_relaxed) == 0 ||
+      now < context.collect_due_ns.load(memory_order_relaxed)) {
+    return;
+  }
+  context.collect_due_ns.store(now + kCollectNs, memory_order_relaxed);
+  collect(context);
+}
+
 void Launch::begin(CUstream stream, bool per_thread, const Work& work) {
   Line* line = line_of(stream, per_thread);
   if (line == nullptr || !have_costs()) return;
@@ -330,9 +403,9 @@ void Launch::begin(CUstream stream, bool per_thread, const Work& work) {
   const bool at_ease = policy::is_at_ease(share, rule, now);
   policy::Admission admission = {};
   if (!is_held(now, at_ease))
-    admission = policy::admit(share, rule, cost_, now, false,
-                              context.backlog_ns.load(memory_order_relaxed));
+    admission = policy::admit(share, rule, cost_, now, false, busy_until(context));
   if (__builtin_expect(!admission.granted, 0)) now = wait();
+  watch_demand(context.device, rule, cost_, now);
   share.gpu_ns.fetch_add(cost_, memory_order_relaxed);
   (is_graph ? share.graph_launches : share.launches).fetch_add(1, memory_order_relaxed);
   if (abi::RegionAccount* account = slice().account(context.device)) {
@@ -346,6 +419,7 @@ void Launch::begin(CUstream stream, bool per_thread, const Work& work) {
     context.turned_ns.store(now, memory_order_relaxed);
   }
   number_ = line->launches.fetch_add(1, memory_order_relaxed) + 1;
+  look_for_ends(context, now);
   if (!timed) return;
   const bool single = policy::is_due(*row_, random_bits()) || alone_ >= kBracketNs;
   if (single || !at_ease || line->is_open) begin_timing(work, now, single, at_ease);
@@ -368,23 +442,22 @@ void Launch::begin_timing(const Work& work, uint64_t now, bool single, bool at_e
       bracket_.key = row_->key.load(memory_order_relaxed);
       bracket_.function = work.function != 0 ? policy::mix(work.function, line.context->salt) : 0;
       bracket_.blocks = std::max<uint64_t>(work.blocks, 1);
-      bracket_.charged = cost_;
-      bracket_.alone = alone_;
-      bracket_.launches = 1;
+      enter_bracket(line, bracket_, cost_, alone_);
       bracket_.guessed = guessed_;
       bracket_.host_ns = idle ? sys::monotonic_ns() : 0;
       row_->pending.fetch_add(1, memory_order_relaxed);
       if (guessed_) line.context->unknown.fetch_add(1, memory_order_relaxed);
     }
   } else if (!at_ease) {
-    if (!line.is_open) line.is_open = begin_bracket(line, now, &line.open);
+    if (!line.is_open) {
+      line.is_open = begin_bracket(line, now, &line.open);
+      line.open.host_ns = idle ? kReachNs : 0;
+    }
     if (line.is_open) {
       timing_ = Timing::kRun;
       // The GPU had no more than the launches before this one to do until now.
       line.open.latest_ns = std::max(line.open.latest_ns, now - line.open.alone);
-      line.open.charged += cost_;
-      line.open.alone += alone_;
-      line.open.launches++;
+      enter_bracket(line, line.open, cost_, alone_);
     }
   }
   line.release();
@@ -424,8 +497,22 @@ void Launch::fail() {
   if (timing_ == Timing::kSingle) {
     drop_bracket(*line_, bracket_);
     give_up(*line_, bracket_);
+  } else if (timing_ == Timing::kRun) {
+    leave_run();
   }
   if (rule.percent != 0) correct(*line_->context, rule, cost_, 0, sys::monotonic_ns());
+}
+
+// What failed is paid back at once, so the run must not be charged for it.
+void Launch::leave_run() {
+  while (!line_->grab()) sys::yield();
+  if (line_->is_open && line_->open.launches != 0) {
+    const uint64_t charged = std::min(cost_, line_->open.charged);
+    line_->open.charged -= charged;
+    line_->open.alone -= std::min(alone_, line_->open.alone);
+    line_->context->backlog_ns.fetch_sub(charged, memory_order_relaxed);
+  }
+  line_->release();
 }
 
 // Nothing is on its way, so nothing will end that the launch is held for.
@@ -473,8 +560,8 @@ uint64_t Launch::wait() {
     }
     uint64_t nap = now - begin < 20 * kShortNapNs ? kShortNapNs : kLongNapNs;
     if (!hold) {
-      const policy::Admission admission = policy::admit(
-          share, rule, cost_, now, true, context.backlog_ns.load(memory_order_relaxed));
+      const policy::Admission admission =
+          policy::admit(share, rule, cost_, now, true, busy_until(context));
       if (admission.granted) break;
       nap = is_waiting_since(context, now) ? std::min(admission.wait_ns, kLongNapNs)
                                            : admission.wait_ns;
@@ -486,6 +573,7 @@ uint64_t Launch::wait() {
       sys::yield();
     }
   }
+  note_held(context.device, begin, now);
   const uint64_t waited = now - begin;
   share.waited_ns.fetch_add(waited, memory_order_relaxed);
   if (abi::RegionAccount* account = slice().account(context.device)) {

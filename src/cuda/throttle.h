@@ -42,6 +42,7 @@ class Launch {
 
   void begin_timing(const Work& work, uint64_t now, bool single, bool at_ease);
   void fail();
+  void leave_run();
   [[gnu::noinline, gnu::cold]] uint64_t wait();
   bool is_held(uint64_t now, bool at_ease) const;
   bool may_pass(bool hold, uint64_t since, uint64_t now);

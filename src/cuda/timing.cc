@@ -134,6 +134,7 @@ Context* make_context(CUcontext handle, int device, bool is_mps) {
   context->salt = ++g_salt;
   context->unknown.store(0, memory_order_relaxed);
   context->backlog_ns.store(0, memory_order_relaxed);
+  context->drained_ns.store(0, memory_order_relaxed);
   context->gap_ns.store(0, memory_order_relaxed);
   context->overlap.store(Context::kNoOverlap, memory_order_relaxed);
   context->lines = nullptr;
@@ -298,6 +299,9 @@ bool collect_one(Context& context, Line& line) {
   } else {
     settle(line, bracket, end - static_cast<uint64_t>(took), end);
   }
+  if (end > context.drained_ns.load(memory_order_relaxed)) {
+    context.drained_ns.store(end, memory_order_relaxed);
+  }
   put_event(context, bracket.begin);
   if (!anchor_with(context, bracket.end, end, now)) put_event(context, bracket.end);
   return true;
@@ -309,7 +313,6 @@ bool push(Line& line, const Bracket& bracket) {
   const bool fits = line.closed_end - line.closed_begin < Line::kClosed;
   if (fits) {
     line.closed[line.closed_end++ % Line::kClosed] = bracket;
-    context.backlog_ns.fetch_add(bracket.charged, memory_order_relaxed);
     note_oldest(line);
   }
   context.lock.unlock();
@@ -379,7 +382,10 @@ void forget_stream(CUstream stream) {
     put_event(context, bracket.end);
   }
   while (!line->grab()) sys::yield();
-  if (line->is_open) put_event(context, line->open.begin);
+  if (line->is_open) {
+    context.backlog_ns.fetch_sub(line->open.charged, memory_order_relaxed);
+    put_event(context, line->open.begin);
+  }
   line->is_open = false;
   for (Line** at = &context.lines; *at != nullptr; at = &(*at)->next) {
     if (*at != line) continue;
@@ -447,11 +453,20 @@ bool end_bracket(Line& line, const Bracket& bracket) {
   Bracket closed = bracket;
   closed.end = take_event(*line.context);
   if (closed.end != nullptr && record(line, closed.end) && push(line, closed)) return true;
+  line.context->backlog_ns.fetch_sub(bracket.charged, memory_order_relaxed);
   return_events(*line.context, closed.begin, closed.end);
   return false;
 }
 
+void enter_bracket(Line& line, Bracket& bracket, uint64_t charged, uint64_t alone) {
+  bracket.charged += charged;
+  bracket.alone += alone;
+  bracket.launches++;
+  line.context->backlog_ns.fetch_add(charged, memory_order_relaxed);
+}
+
 void drop_bracket(Line& line, const Bracket& bracket) {
+  line.context->backlog_ns.fetch_sub(bracket.charged, memory_order_relaxed);
   return_events(*line.context, bracket.begin, bracket.end);
 }
 
@@ -475,6 +490,11 @@ uint32_t open_lines(Context& context, Line** lines, uint32_t room) {
   }
   context.lock.unlock();
   return count;
+}
+
+uint64_t busy_until(const Context& context) {
+  const uint64_t backlog = context.backlog_ns.load(memory_order_relaxed);
+  return backlog == 0 ? 0 : context.drained_ns.load(memory_order_relaxed) + backlog;
 }
 
 bool is_waiting_since(Context& context, uint64_t ns) {

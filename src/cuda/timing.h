@@ -27,7 +27,7 @@ struct Bracket {
   uint64_t charged = 0;    // for all its launches
   uint64_t alone = 0;      // what they cost without regard to other streams
   uint64_t begun_ns = 0;   // host clock, before the first launch
-  uint64_t host_ns = 0;    // a single launch into an idle stream: what the host took to make it
+  uint64_t host_ns = 0;    // first launch into an idle stream: the GPU began so much later
   uint64_t latest_ns = 0;  // the latest time at which the GPU may have begun and never have starved
   uint64_t late_at_ns = 0;  // not done by then: something is not as it was thought
   uint32_t launches = 0;
@@ -74,8 +74,10 @@ struct Context {
   bool is_mps = false;
   uint64_t salt = 0;                          // no two contexts of a process have the same
   std::atomic<uint32_t> unknown{0};           // samples of unseen kernels on their way
-  std::atomic<uint64_t> backlog_ns{0};        // cost of the brackets on their way
+  std::atomic<uint64_t> backlog_ns{0};        // charged for brackets that were not collected
+  std::atomic<uint64_t> drained_ns{0};        // when the latest of the collected ones ended
   std::atomic<uint64_t> collected_ns{0};      // when a bracket was last seen to be done
+  std::atomic<uint64_t> collect_due_ns{0};    // when a launch should look again
   std::atomic<Line*> last_line{nullptr};      // that was launched into
   std::atomic<uint64_t> turned_ns{0};         // when it was another than before
   std::atomic<uint32_t> overlap{kNoOverlap};  // part of its cost that a launch adds to the others
@@ -120,12 +122,16 @@ class RelaxedCapture {
 bool begin_bracket(Line& line, uint64_t now, Bracket* bracket);
 // Records its second event and puts it on its way. If that fails the bracket is forgotten; false.
 bool end_bracket(Line& line, const Bracket& bracket);
+// Adds a launch to a bracket that was begun.
+void enter_bracket(Line& line, Bracket& bracket, uint64_t charged, uint64_t alone);
 // Takes back a bracket whose launches cannot be told from others'.
 void drop_bracket(Line& line, const Bracket& bracket);
 // Sees which brackets of the context are done.
 void collect(Context& context);
 // Up to `room` lines of the context whose run is open; how many.
 uint32_t open_lines(Context& context, Line** lines, uint32_t room);
+// When what the context has in brackets should be done; 0: nothing is on its way.
+uint64_t busy_until(const Context& context);
 // Whether any of the context's brackets began by `ns` and is not done.
 bool is_waiting_since(Context& context, uint64_t ns);
 

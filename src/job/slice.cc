@@ -4,6 +4,7 @@
 
 #include "base/bytes.h"
 #include "base/text.h"
+#include "job/board.h"
 #include "job/extra.h"
 #include "job/log.h"
 #include "sys/clock.h"
@@ -103,6 +104,8 @@ void Slice::start() {
     mode_.store(Mode::kPassive, memory_order_release);
     return;
   }
+  // Where the board is does not change while a job runs, so that it is read without a lock.
+  __builtin_memcpy(board_, config_.settings.board, sizeof board_);
   apply_limits();
   mode_.store(Mode::kActive, memory_order_release);
   log(LogLevel::kInfo, "active: limits from %s, region %s",
@@ -213,6 +216,18 @@ void Slice::apply_limits() {
 
 policy::ShareRule Slice::share_rule(int device) const {
   return unpack_rule(devices_[device].share_rule.load(memory_order_relaxed));
+}
+
+void Slice::claim_slots(int device, const policy::ShareRule& rule, uint64_t until_ns) {
+  if (board_[0] == '\0') return;
+  const sys::ErrnoGuard keep_errno;
+  job::claim_slots(board_, devices_[device].key, rule.slot_mask, until_ns);
+}
+
+uint32_t Slice::open_slots(int device, const policy::ShareRule& rule, uint64_t now) {
+  if (board_[0] == '\0') return 0;
+  const sys::ErrnoGuard keep_errno;
+  return job::open_slots(board_, devices_[device].key, rule.slot_count, rule.slot_mask, now);
 }
 
 abi::RegionAccount* Slice::account(int device) {

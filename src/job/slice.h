@@ -77,6 +77,9 @@ class Slice {
   policy::ShareRule share_rule(int device) const;
   abi::RegionShare& share(int device) { return region_.map->share[device]; }
   abi::RegionBusy& busy(int device) { return region_.map->busy[device]; }
+  // job/board.h for the slots of a device; without a board nothing is claimed and none is open.
+  void claim_slots(int device, const policy::ShareRule& rule, uint64_t until_ns);
+  uint32_t open_slots(int device, const policy::ShareRule& rule, uint64_t now);
   // This process's own account of a device, null if it has no slot.
   abi::RegionAccount* account(int device);
   int slot() const { return slot_.load(std::memory_order_relaxed); }
@@ -143,6 +146,7 @@ class Slice {
   uint64_t time_namespace_ = 0;
   std::atomic<bool> told_of_uncounted_{false};
   Config config_;
+  char board_[sizeof(policy::Settings::board)] = {};
 };
 
 extern constinit Slice g_slice;

@@ -6,7 +6,7 @@ namespace softmig::policy {
 namespace {
 
 constexpr uint64_t kWordNs = kBusyCellNs * kBusyCellsPerWord;
-constexpr uint32_t kCellBits = 12;
+constexpr uint32_t kCellBits = 8;
 constexpr uint64_t kCellMask = (1 << kCellBits) - 1;
 constexpr uint64_t kUnitsPerCell = kBusyCellNs / kBusyUnitNs;
 constexpr uint32_t kLapShift = kCellBits * kBusyCellsPerWord;

@@ -1,5 +1,5 @@
-// Which time of the last two seconds the job has paid for, so that work which overlaps (on several
-// streams, in several processes) is charged once.
+// Which time of the last second and a half the job has paid for, so that work which overlaps (on
+// several streams, in several processes) is charged once.
 //
 // A ring of cells in shared memory. Work that ran from `begin` to `end` and is said to have cost c
 // pours c into the cells of that interval; a cell holds no more than its own length, so what does
@@ -17,10 +17,10 @@
 
 namespace softmig::policy {
 
-inline constexpr uint64_t kBusyCellNs = 1 << 17;  // 131 us
-inline constexpr uint32_t kBusyCellsPerWord = 4;
+inline constexpr uint64_t kBusyCellNs = 1 << 15;  // 33 us: two short kernels may share one unseen
+inline constexpr uint32_t kBusyCellsPerWord = 6;
 inline constexpr uint64_t kBusyLapNs = kBusyCellNs * kBusyCellsPerWord * abi::kBusyWords;
-inline constexpr uint64_t kBusyUnitNs = 1 << 6;  // a full cell holds 2048 of them
+inline constexpr uint64_t kBusyUnitNs = 1 << 8;  // a full cell holds 128 of them
 
 // Pours `cost` ns into [begin, end); returns how much of it fitted, at most `cost`. Rounding errors
 // are below a unit per cell and go either way.

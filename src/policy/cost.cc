@@ -24,8 +24,10 @@ uint64_t place(uint64_t key, uint32_t probe) {
   return ((key >> 20 ^ key) + probe) & (CostTable::kRows - 1);
 }
 
-uint64_t believable(const Cost& cost) {
+uint64_t believable(const Cost& cost, Company company) {
   const uint64_t mean = cost.mean_ns.load(memory_order_relaxed);
+  // Streams slow each other down by any amount.
+  if (company == Company::kStreams) return mean + mean / 16;
   return mean + std::max(mean / 8, std::min(kTimesliceNs, mean * 4));
 }
 
@@ -120,8 +122,9 @@ bool is_due(Cost& cost, uint64_t random) {
   return left == 1;
 }
 
-bool learn(Cost& cost, uint64_t sample_ns, bool trusted) {
-  if (trusted || !is_known(cost) || sample_ns <= believable(cost)) {
+bool learn(Cost& cost, uint64_t sample_ns, Company company) {
+  const bool trusted = company == Company::kNobody;
+  if (trusted || !is_known(cost) || sample_ns <= believable(cost, company)) {
     const uint64_t mean = cost.mean_ns.load(memory_order_relaxed);
     // Where that is the difference of a preemption, the mean held one.
     if (!trusted && is_known(cost) && sample_ns + std::max(mean / 8, kTimesliceNs / 2) < mean) {

@@ -78,7 +78,13 @@ inline uint64_t estimate(const Cost& cost) {
 // events take 0.3 % of the time.
 bool is_due(Cost& cost, uint64_t random);
 
-// Enters a sample. `trusted`: nobody else was on the GPU. True: it was believed.
-bool learn(Cost& cost, uint64_t sample_ns, bool trusted);
+// Who else may have been on the GPU while a sample was taken.
+enum class Company : uint8_t {
+  kNobody,
+  kContexts,  // another context: it takes the whole GPU for a while
+  kStreams,   // other streams of the program: both run, more slowly
+};
+// Enters a sample. True: it was believed.
+bool learn(Cost& cost, uint64_t sample_ns, Company company);
 
 }  // namespace softmig::policy

@@ -78,12 +78,20 @@ bool set_log_level(std::string_view text, int, Settings* settings) {
   return true;
 }
 
-bool set_log_file(std::string_view text, int, Settings* settings) {
-  constexpr size_t kRoom = sizeof settings->log_file;
-  if (text.empty() || text[0] != '/' || text.size() >= kRoom) return false;
+template <size_t N>
+bool set_path(std::string_view text, char (&path)[N]) {
+  if (text.empty() || text[0] != '/' || text.size() >= N) return false;
   if (text.find('\0') != std::string_view::npos) return false;
-  for (size_t i = 0; i < kRoom; i++) settings->log_file[i] = i < text.size() ? text[i] : '\0';
+  for (size_t i = 0; i < N; i++) path[i] = i < text.size() ? text[i] : '\0';
   return true;
+}
+
+bool set_log_file(std::string_view text, int, Settings* settings) {
+  return set_path(text, settings->log_file);
+}
+
+bool set_board(std::string_view text, int, Settings* settings) {
+  return set_path(text, settings->board);
 }
 
 bool set_slots(std::string_view text, int, Settings* settings) {
@@ -117,10 +125,8 @@ bool set_share_mode(std::string_view text, int, Settings* settings) {
   constexpr struct {
     std::string_view name;
     ShareMode mode;
-  } kModes[] = {{"budget", ShareMode::kBudget},
-                {"strict", ShareMode::kStrict},
-                {"prefer", ShareMode::kPrefer},
-                {"fill", ShareMode::kFill}};
+  } kModes[] = {
+      {"budget", ShareMode::kBudget}, {"strict", ShareMode::kStrict}, {"fill", ShareMode::kFill}};
   for (const auto& row : kModes) {
     if (text != row.name) continue;
     settings->share_mode = row.mode;

@@ -41,6 +41,7 @@ struct Settings {
   bool log_level_set = false;
   int log_level = 0;        // 0..4
   char log_file[256] = {};  // empty: default
+  char board[256] = {};     // SOFTMIG_BOARD; empty: none
   int gpu_count = 0;        // SOFTMIG_GPUS, in order: position is the "_n" of the keys
   Uuid gpu[kMaxLimitedDevices] = {};
   bool uid_set = false;

@@ -10,15 +10,14 @@ using std::memory_order_relaxed;
 // A launch takes this long to reach the GPU: it may be made before the slot begins.
 constexpr uint64_t kLeadNs = 60'000;
 // Work may end this much after the slot: the neighbour's first launches wait in its place anyway.
-constexpr uint64_t kSlackNs = 200'000;
+constexpr uint64_t kSlackNs = 100'000;
 // In its slots a job is no further ahead of the GPU than this: if the GPU is late, since a
 // neighbour's work came to its end late, so is the job, and it ends with its slot nevertheless.
 constexpr uint64_t kHorizonNs = 2'000'000;
-// Notes of a slot: more work than it had room for; no balance; strikes are counted above.
-constexpr uint64_t kFull = 1, kBroke = 2, kStrike = 256;
-constexpr uint64_t kStrikes = 16, kRoamFrames = 128;
-// What the edges of a slot may cost before the neighbours are to blame.
-constexpr uint64_t kEdgeNs = 1'500'000;
+// A job is light below this much work per time of its own, and hungry above that.
+constexpr uint64_t kLightPercent = 65, kHungryPercent = 80;
+// How long a light job is not asked again, in frames.
+constexpr uint64_t kLightFrames = 64;
 constexpr uint64_t kPortionNs = 1'000'000;
 // A clock that falls by more than this is another one: the file has outlived a restart.
 constexpr uint64_t kClockFallNs = 10'000'000'000;
@@ -58,92 +57,31 @@ void take_off(std::atomic<uint64_t>& moment, uint64_t ns) {
   }
 }
 
-// Whether the job may use more than its own slots. One that fills them has no need to, and would
-// only make the GPU change between jobs; one that cannot fill them (it waits for its kernels, or
-// for the host) would not come to its share there.
-bool may_leave_slots(abi::RegionShare& share, const ShareRule& rule, uint64_t now) {
-  if (rule.mode == ShareMode::kPrefer) return true;
-  if (rule.mode != ShareMode::kFill) return false;
-  uint64_t full = share.full_ns.load(memory_order_relaxed);
-  // At first every job is taken for one that fills them: several that start at once would else
-  // begin with disturbing each other.
-  if (full == 0) share.full_ns.store(full = now, memory_order_relaxed);
-  return now > full + 2 * rule.frame_ns;
-}
-
-// Slots work while those who fill theirs get what is theirs. Who does not, since somebody who
-// cannot fill his own runs in all of them, does without as well, until all try slots again at the
-// same moment of the clock that they share.
-bool roams(const abi::RegionShare& share, const ShareRule& rule, uint64_t now) {
-  return rule.mode == ShareMode::kFill && now < share.roams_until_ns.load(memory_order_relaxed);
-}
-
-void judge_slot(abi::RegionShare& share, const ShareRule& rule, const SlotPlace& place,
-                uint64_t last_end, uint64_t now) {
-  const uint64_t used = share.slot_used_ns.exchange(0, memory_order_relaxed);
-  const uint64_t notes = share.slot_notes.exchange(0, memory_order_relaxed);
-  const bool is_next = now + place.left_ns - last_end < 2 * rule.frame_ns;
-  const bool disturbed = is_next && (notes & kFull) != 0 && (notes & kBroke) == 0 &&
-                         used + kEdgeNs + place.length_ns / 50 < place.length_ns;
-  if (!disturbed) return;
-  const uint64_t strikes = notes / kStrike + 1;
-  if (strikes < kStrikes) {
-    share.slot_notes.fetch_add(strikes * kStrike, memory_order_relaxed);
-    return;
-  }
-  const uint64_t period = kRoamFrames * rule.frame_ns;
-  share.roams_until_ns.store((now / period + 1) * period, memory_order_relaxed);
-}
-
-void enter_slot(abi::RegionShare& share, const ShareRule& rule, const SlotPlace& place,
-                uint64_t now) {
-  const uint64_t end = now + place.left_ns;
-  uint64_t last = share.slot_end_ns.load(memory_order_relaxed);
-  if (last == end || !share.slot_end_ns.compare_exchange_strong(last, end)) return;
-  judge_slot(share, rule, place, last, now);
-}
-
-void note(abi::RegionShare& share, uint64_t what) {
-  share.slot_notes.fetch_or(what, memory_order_relaxed);
+// Whether work that starts then may start in a slot that lasts for `left` more ns.
+bool fits_slot(uint64_t start_in, uint64_t cost, uint64_t left, int64_t balance_ns) {
+  // Of a kernel half may lie outside: as many kernels then fit as on average should.
+  if (start_in + cost <= left + std::max(kSlackNs, cost / 2)) return true;
+  // Long ones come out even only over several frames. One may start when the job is behind by more
+  // than it would use to the end of the slot.
+  return start_in < left && balance_ns >= static_cast<int64_t>(left + cost / 2);
 }
 
 // What slots have to say about a launch; 0: nothing against it.
-uint64_t slot_wait(abi::RegionShare& share, const ShareRule& rule, uint64_t cost,
-                   int64_t balance_ns, uint64_t now, uint64_t backlog) {
-  if (roams(share, rule, now)) return 0;
+uint64_t slot_wait(const abi::RegionShare& share, const ShareRule& rule, uint64_t cost,
+                   int64_t balance_ns, uint64_t now, bool has_waited, uint64_t busy_until) {
   const SlotPlace place = slot_at(rule, now);
-  // What does not fit a slot cannot be kept in one.
-  if (cost > place.length_ns / 4) return 0;
-  if (place.own) {
-    enter_slot(share, rule, place, now);
-    const uint64_t queued = share.queued_until_ns.load(memory_order_relaxed);
-    const uint64_t start = std::max(queued, now + backlog);
-    // Of a kernel half may lie outside: as many kernels then fit as on average should.
-    const uint64_t room = place.left_ns + std::max(kSlackNs, cost / 2);
-    const bool fits = start - now + cost <= room;
-    if (start - now > kHorizonNs) {
-      share.full_ns.store(now, memory_order_relaxed);
-      note(share, kFull);
-    }
-    if (fits && start - now <= kHorizonNs) {
-      share.slot_used_ns.fetch_add(cost, memory_order_relaxed);
-      return 0;
-    }
-    // The queue may only look long: work that was given up never runs.
-    if (backlog == 0 && start - now > rule.frame_ns) return 0;
-    return fits ? wait_of(start - now - kHorizonNs) : wait_of(place.left_ns);
+  if (!place.own) return wait_of(place.until_ns);
+  const uint64_t queued = share.queued_until_ns.load(memory_order_relaxed);
+  const uint64_t start_in = std::max({queued, busy_until, now}) - now;
+  // Who had to wait for the GPU lets it come half as near before it goes on, so that it launches
+  // many at a time.
+  const uint64_t horizon = has_waited ? kHorizonNs / 2 : kHorizonNs;
+  if (fits_slot(start_in, cost, place.left_ns, balance_ns)) {
+    return start_in <= horizon ? 0 : wait_of(start_in - horizon);
   }
-  if (!may_leave_slots(share, rule, now)) return wait_of(place.until_ns);
-  const uint64_t worth = rule.frame_ns * rule.percent / 100;
-  if (balance_ns > static_cast<int64_t>(worth)) return 0;
-  const uint64_t lacking = worth - static_cast<uint64_t>(std::max<int64_t>(balance_ns, 0));
-  return wait_of(std::min(place.until_ns, rule.spread(lacking)));
-}
-
-// The account is empty although much of the slot is left: it says nothing about the neighbours.
-void note_broke(abi::RegionShare& share, const ShareRule& rule, uint64_t now) {
-  const SlotPlace place = slot_at(rule, now);
-  if (place.own && place.left_ns > place.length_ns / 10) note(share, kBroke);
+  // The queue may only look long: work that was given up never runs.
+  if (busy_until == 0 && start_in > rule.frame_ns) return 0;
+  return wait_of(place.left_ns);
 }
 
 }  // namespace
@@ -154,11 +92,13 @@ bool ShareRule::has_slots() const {
   return (slot_mask & all) != 0 && (slot_mask & all) != all;
 }
 
-uint64_t ShareRule::burst_ns() const {
-  if (!has_slots()) return frame_ns;
-  if (mode == ShareMode::kFill) return frame_ns * 2;
-  return mode == ShareMode::kStrict ? frame_ns * 3 / 2 : frame_ns * 3;
+ShareRule ShareRule::with_open_slots() const {
+  ShareRule rule = *this;
+  rule.slot_mask |= open_mask;
+  return rule;
 }
+
+uint64_t ShareRule::burst_ns() const { return has_slots() ? frame_ns * 2 : frame_ns; }
 
 uint64_t ShareRule::portion_ns() const {
   return has_slots() ? 0 : std::min(kPortionNs, frame_ns * percent / 400);
@@ -176,24 +116,14 @@ SlotPlace slot_at(const ShareRule& rule, uint64_t now) {
   uint32_t slot = 0;
   while (begin_of(slot + 1) <= phase) slot++;
   place.own = is_own(slot);
-  uint32_t first = slot;
+  uint32_t next = slot + 1;
+  while (is_own(next) == place.own) next++;
   if (place.own) {
-    // The beginning of the run may lie in the frame before: counted from there.
-    first += count;
-    while (is_own(first - 1)) first--;
-  } else {
-    while (!is_own(first)) first++;
-    place.until_ns = begin_of(first) - phase;
-  }
-  uint32_t last = first;
-  while (is_own(last)) last++;
-  place.length_ns = begin_of(last) - begin_of(first);
-  if (place.own) {
-    const uint64_t end = begin_of(last), here = phase + rule.frame_ns;
     // The lead was added to find the slot; its end is where the clock says.
-    place.left_ns = end - here + kLeadNs;
+    place.left_ns = begin_of(next) - phase + kLeadNs;
   } else {
     place.left_ns = 0;
+    place.until_ns = begin_of(next) - phase;
   }
   return place;
 }
@@ -212,17 +142,16 @@ bool is_at_ease(const abi::RegionShare& share, const ShareRule& rule, uint64_t n
 }
 
 Admission admit(abi::RegionShare& share, const ShareRule& rule, uint64_t cost, uint64_t now,
-                bool has_waited, uint64_t backlog) {
+                bool has_waited, uint64_t busy_until) {
   keep_clock(share, now);
+  const ShareRule at = is_light(share, rule, now) ? rule.with_open_slots() : rule;
   uint64_t paid = share.paid_until_ns.load(memory_order_relaxed);
-  const uint64_t portion = has_waited ? rule.spread(rule.portion_ns()) : 0;
+  const uint64_t portion = has_waited ? rule.spread(at.portion_ns()) : 0;
   for (;;) {
-    if (paid + portion >= now) {
-      if (rule.has_slots()) note_broke(share, rule, now);
-      return {false, wait_of(paid + portion - now)};
-    }
-    if (rule.has_slots()) {
-      const uint64_t wait = slot_wait(share, rule, cost, balance(share, rule, now), now, backlog);
+    if (paid + portion >= now) return {false, wait_of(paid + portion - now)};
+    if (at.has_slots()) {
+      const uint64_t wait =
+          slot_wait(share, at, cost, balance(share, rule, now), now, has_waited, busy_until);
       if (wait != 0) return {false, wait};
     }
     const uint64_t next = std::max(paid, earliest(rule, now)) + rule.spread(cost);
@@ -242,6 +171,25 @@ void charge(abi::RegionShare& share, const ShareRule& rule, uint64_t cost, uint6
 void refund(abi::RegionShare& share, const ShareRule& rule, uint64_t cost) {
   take_off(share.paid_until_ns, rule.spread(cost));
   take_off(share.queued_until_ns, cost);
+}
+
+uint64_t demand_window_ns(const ShareRule& rule) { return 2 * rule.frame_ns; }
+
+void note_demand(abi::RegionShare& share, const ShareRule& rule, const Demand& demand,
+                 uint64_t now) {
+  if (demand.gpu_ns * 100 >= demand.free_ns * kHungryPercent) {
+    share.hungry_ns.store(now, memory_order_relaxed);
+  } else if (demand.gpu_ns * 100 < demand.free_ns * kLightPercent &&
+             (demand.confined || is_at_ease(share, rule, now))) {
+    share.light_until_ns.store(now + kLightFrames * rule.frame_ns, memory_order_relaxed);
+  }
+}
+
+bool is_light(const abi::RegionShare& share, const ShareRule& rule, uint64_t now) {
+  if (rule.mode != ShareMode::kFill) return false;
+  const uint64_t hungry = share.hungry_ns.load(memory_order_relaxed);
+  return now < share.light_until_ns.load(memory_order_relaxed) &&
+         (hungry == 0 || now > hungry + 2 * demand_window_ns(rule));
 }
 
 }  // namespace softmig::policy

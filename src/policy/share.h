@@ -20,12 +20,10 @@ namespace softmig::policy {
 enum class ShareMode : uint8_t {
   kBudget,  // anywhere
   kStrict,  // in its own slots
-  kPrefer,  // in its own slots; elsewhere what is more than a frame's worth behind
-  kFill,    // in its own slots while it fills them and neighbours keep to theirs, else as kPrefer
-            // or kBudget
+  kFill,    // as kStrict while it can fill them; else in those as well that nobody fills
 };
 
-inline constexpr uint64_t kDefaultFrameNs = 80'000'000;
+inline constexpr uint64_t kDefaultFrameNs = 100'000'000;
 
 // What the config says about one device.
 struct ShareRule {
@@ -34,10 +32,13 @@ struct ShareRule {
   uint32_t slot_mask = 0;   // own slots ...
   uint32_t slot_count = 0;  // ... of so many, 0: no slots
   uint64_t frame_ns = kDefaultFrameNs;
+  uint32_t open_mask = 0;  // kFill: other slots, whose owners do not fill them (job/board.h)
 
   bool operator==(const ShareRule&) const = default;
   // Slots that are all there are limit nothing.
   bool has_slots() const;
+  // With the open ones as well.
+  ShareRule with_open_slots() const;
   // How long a job may have used nothing and still have its share of that time.
   uint64_t burst_ns() const;
   // GPU time to virtual time.
@@ -50,9 +51,8 @@ struct ShareRule {
 // Where a moment lies in the frame. Neighbouring slots of the job are one.
 struct SlotPlace {
   bool own = true;
-  uint64_t left_ns = UINT64_MAX;    // own: until its end
-  uint64_t until_ns = 0;            // not own: until the next own slot begins
-  uint64_t length_ns = UINT64_MAX;  // of that slot
+  uint64_t left_ns = UINT64_MAX;  // own: until its end
+  uint64_t until_ns = 0;          // not own: until the next own slot begins
 };
 SlotPlace slot_at(const ShareRule& rule, uint64_t now);
 
@@ -66,12 +66,27 @@ struct Admission {
   uint64_t wait_ns;  // not granted: when to ask again
 };
 // Asks to launch work of `cost` ns of GPU time and charges it if that is granted. `has_waited`:
-// this launch was refused before.
+// this launch was refused before. `busy_until`: when what this process has on the GPU should be
+// done, by what was last seen to end; 0: it has nothing there.
 Admission admit(abi::RegionShare& share, const ShareRule& rule, uint64_t cost, uint64_t now,
-                bool has_waited, uint64_t backlog = 0);
+                bool has_waited, uint64_t busy_until = 0);
 // Charges without asking.
 void charge(abi::RegionShare& share, const ShareRule& rule, uint64_t cost, uint64_t now);
 // Gives GPU time back that was charged and not used.
 void refund(abi::RegionShare& share, const ShareRule& rule, uint64_t cost);
+
+// What a process asked of the GPU between two moments: GPU time of its launches, and the time in
+// which it was not held at the gate. Their ratio says whether it could fill its slots if it had
+// nothing but them.
+struct Demand {
+  uint64_t gpu_ns, free_ns;
+  bool confined;  // the job kept to its slots all that time, so nobody else slowed it down there
+};
+// How long a demand is watched.
+uint64_t demand_window_ns(const ShareRule& rule);
+void note_demand(abi::RegionShare& share, const ShareRule& rule, const Demand& demand,
+                 uint64_t now);
+// The job cannot fill its slots. It then leaves them to others, and may use what others leave.
+bool is_light(const abi::RegionShare& share, const ShareRule& rule, uint64_t now);
 
 }  // namespace softmig::policy

@@ -50,6 +50,14 @@ int publish_file(const char* path, const void* bytes, size_t size, uint32_t mode
   return error;
 }
 
+int write_in_place(const char* path, const void* bytes, size_t size) {
+  const int fd = open_file(path, O_WRONLY | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY, 0644);
+  if (fd < 0) return errno;
+  const int error = write_all(fd, static_cast<const char*>(bytes), size);
+  close_file(fd);
+  return error;
+}
+
 int open_untrusted(const char* path) {
   return open_file(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY, 0);
 }

@@ -34,7 +34,7 @@ TEST_F(Costs, ManyKeysStayApart) {
 
 TEST_F(Costs, AFullTableForgetsWhatIsNotUsed) {
   const uint64_t kept = mix(1, 1);
-  learn(table.find(kept), 123 * kUs, true);
+  learn(table.find(kept), 123 * kUs, Company::kNobody);
   for (uint64_t i = 0; i < 200000; i++) {
     table.find(mix(i, i * 64));
     if (i % 4 == 0) table.find(kept);
@@ -43,7 +43,7 @@ TEST_F(Costs, AFullTableForgetsWhatIsNotUsed) {
 }
 
 TEST_F(Costs, AForgottenKeyIsUnknownAndItsNeighboursAreNot) {
-  for (uint64_t i = 0; i < 5000; i++) learn(table.find(mix(i, 9)), (i + 1) * kUs, true);
+  for (uint64_t i = 0; i < 5000; i++) learn(table.find(mix(i, 9)), (i + 1) * kUs, Company::kNobody);
   table.forget(mix(7, 9));
   EXPECT_FALSE(is_known(table.find(mix(7, 9))));
   EXPECT_EQ(estimate(table.find(mix(8, 9))), 9 * kUs);
@@ -57,37 +57,38 @@ TEST_F(Costs, TheMeanIsUnbiased) {
     const uint64_t length = random() % 10 == 0 ? kMs : 20 * kUs;
     took += static_cast<double>(length);
     charged += static_cast<double>(estimate(cost));
-    if (is_due(cost, random())) learn(cost, length, true);
+    if (is_due(cost, random())) learn(cost, length, Company::kNobody);
   }
   EXPECT_NEAR(charged / took, 1, 0.05);
 }
 
 TEST_F(Costs, AColdFirstLaunchDoesNotCount) {
   Cost& cost = table.find(mix(1, 1));
-  learn(cost, 10 * kMs, true);
-  learn(cost, 100 * kUs, true);
+  learn(cost, 10 * kMs, Company::kNobody);
+  learn(cost, 100 * kUs, Company::kNobody);
   EXPECT_EQ(estimate(cost), 100 * kUs);
 }
 
 TEST_F(Costs, PreemptedSamplesAreNotBelieved) {
   Cost& cost = table.find(mix(1, 1));
-  for (int i = 0; i < 4; i++) learn(cost, 200 * kUs, true);
-  for (int i = 0; i < 1000; i++) learn(cost, i % 3 == 0 ? 200 * kUs : 2200 * kUs, false);
+  for (int i = 0; i < 4; i++) learn(cost, 200 * kUs, Company::kNobody);
+  for (int i = 0; i < 1000; i++)
+    learn(cost, i % 3 == 0 ? 200 * kUs : 2200 * kUs, Company::kContexts);
   EXPECT_NEAR(estimate(cost), 200 * kUs, 10 * kUs);
 }
 
 TEST_F(Costs, AFirstPreemptedSampleIsMended) {
   Cost& cost = table.find(mix(1, 1));
-  learn(cost, 5 * kMs, false);
-  learn(cost, 200 * kUs, false);
-  learn(cost, 200 * kUs, false);
+  learn(cost, 5 * kMs, Company::kContexts);
+  learn(cost, 200 * kUs, Company::kContexts);
+  learn(cost, 200 * kUs, Company::kContexts);
   EXPECT_NEAR(estimate(cost), 200 * kUs, 1 * kUs);
 }
 
 TEST_F(Costs, ADearerKernelIsBelievedInTheEnd) {
   Cost& cost = table.find(mix(1, 1));
-  for (int i = 0; i < 32; i++) learn(cost, 200 * kUs, true);
-  for (int i = 0; i < 20; i++) learn(cost, 9 * kMs, false);
+  for (int i = 0; i < 32; i++) learn(cost, 200 * kUs, Company::kNobody);
+  for (int i = 0; i < 20; i++) learn(cost, 9 * kMs, Company::kContexts);
   EXPECT_EQ(estimate(cost), 9 * kMs);
 }
 
@@ -101,7 +102,7 @@ TEST_F(Costs, FirstLaunchesAreTimedOneAfterTheOther) {
 TEST_F(Costs, SamplingTakesAThirdOfAPercent) {
   for (const uint64_t length : {5 * kUs, 20 * kUs, 100 * kUs}) {
     Cost& cost = table.find(mix(1, length));
-    for (int i = 0; i < 8; i++) learn(cost, length, true);
+    for (int i = 0; i < 8; i++) learn(cost, length, Company::kNobody);
     int samples = 0;
     constexpr int kLaunches = 200000;
     for (int i = 0; i < kLaunches; i++) samples += is_due(cost, random());

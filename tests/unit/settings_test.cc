@@ -221,9 +221,9 @@ TEST(SameLimits, SeesEveryLimitAndNotTheLog) {
 TEST(Share, RuleComesFromTheKeys) {
   const Settings settings =
       parsed({"CUDA_DEVICE_SM_LIMIT=25", "CUDA_DEVICE_SM_LIMIT_1=100", "SOFTMIG_SLOTS=1/4",
-              "SOFTMIG_FRAME_MS=80", "SOFTMIG_SHARE_MODE=prefer"});
+              "SOFTMIG_FRAME_MS=80", "SOFTMIG_SHARE_MODE=strict"});
   const ShareRule rule{.percent = 25,
-                       .mode = ShareMode::kPrefer,
+                       .mode = ShareMode::kStrict,
                        .slot_mask = 2,
                        .slot_count = 4,
                        .frame_ns = 80'000'000};

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <deque>
 #include <memory>
 #include <random>
@@ -39,14 +40,18 @@ struct Kernel {
   bool sample;
 };
 
+// Until when each slot is claimed.
+using Board = std::array<uint64_t, 32>;
+
 // One process of one job, with the throttle's use of the policy: estimates, samples, true-ups.
 class Job {
  public:
-  Job(const ShareRule& rule, Program program, bool knows_costs)
-      : rule_(rule), program_(std::move(program)), table_(rows_.data()) {
+  Job(const ShareRule& rule, Program program, bool knows_costs, Board* board)
+      : rule_(rule), program_(std::move(program)), board_(*board), table_(rows_.data()) {
     if (!knows_costs) return;
     for (size_t i = 0; i < program_.kernels.size(); i++) {
-      for (int n = 0; n < 4; n++) learn(table_.find(key_of(i)), program_.kernels[i], true);
+      for (int n = 0; n < 4; n++)
+        learn(table_.find(key_of(i)), program_.kernels[i], Company::kNobody);
     }
   }
 
@@ -77,13 +82,17 @@ class Job {
     }
     const uint64_t work = program_.kernels[turn_ % program_.kernels.size()];
     const uint64_t cost = estimate(row);
-    const Admission admission = admit(share_, rule_, cost, now, waited_, backlog());
+    const uint64_t left = backlog();
+    const Admission admission =
+        admit(share_, rule_, cost, now, waited_since_ != 0, left == 0 ? 0 : now + left);
     if (!admission.granted) {
-      waited_ = true;
+      if (waited_since_ == 0) waited_since_ = now;
       next_ = now + admission.wait_ns + kWakeUp;
       return;
     }
-    waited_ = false;
+    if (waited_since_ != 0) held_ += now - waited_since_;
+    waited_since_ = 0;
+    watch_demand(cost, now);
     const bool sample = is_due(row, random_()) || cost >= kMs;
     if (sample) row.pending++;
     queue_.push_back({work, work, key_of(turn_), 0, cost, sample});
@@ -121,11 +130,35 @@ class Job {
     return all;
   }
 
+  void watch_demand(uint64_t cost, uint64_t now) {
+    if (!rule_.has_slots()) return;
+    asked_ += cost;
+    if (now < board_due_) return;
+    board_due_ = now + rule_.frame_ns;
+    if (now - since_ >= demand_window_ns(rule_)) {
+      if (since_ != 0) note_demand(share_, rule_, {asked_, now - since_ - held_, confined_}, now);
+      since_ = now;
+      asked_ = held_ = 0;
+      confined_ = !is_light(share_, rule_, now);
+    }
+    const bool light = is_light(share_, rule_, now);
+    if (light) confined_ = false;
+    rule_.open_mask = 0;
+    for (uint32_t slot = 0; slot < rule_.slot_count; slot++) {
+      const uint32_t bit = 1u << slot;
+      if ((rule_.slot_mask & bit) != 0) {
+        board_[slot] = light ? 0 : now + 2 * demand_window_ns(rule_);
+      } else if (light && board_[slot] <= now) {
+        rule_.open_mask |= bit;
+      }
+    }
+  }
+
   void finish(const Kernel& kernel, uint64_t now, bool alone) {
     Cost& row = table_.find(kernel.key);
     row.pending--;
     const uint64_t took = now - kernel.begun;
-    learn(row, took, alone);
+    learn(row, took, alone ? Company::kNobody : Company::kContexts);
     const uint64_t cost = alone ? took : kernel.charged;
     const uint64_t fits = pour(*busy_, kernel.begun, now, cost);
     if (fits > kernel.charged) charge(share_, rule_, fits - kernel.charged, now);
@@ -134,6 +167,7 @@ class Job {
 
   ShareRule rule_;
   Program program_;
+  Board& board_;
   abi::RegionShare share_ = {};
   std::unique_ptr<abi::RegionBusy> busy_ = std::make_unique<abi::RegionBusy>();
   std::vector<Cost> rows_ = std::vector<Cost>(CostTable::kRows);
@@ -142,13 +176,14 @@ class Job {
   std::deque<Kernel> queue_;
   size_t turn_ = 0;
   uint64_t next_ = kStart, since_rest_ = 0, done_ = 0;
-  bool waited_ = false, resting_ = false;
+  uint64_t waited_since_ = 0, held_ = 0, asked_ = 0, since_ = 0, board_due_ = 0;
+  bool confined_ = false, resting_ = false;
 };
 
 class Card {
  public:
   void add(const ShareRule& rule, Program program, bool knows_costs = true) {
-    jobs_.push_back(std::make_unique<Job>(rule, std::move(program), knows_costs));
+    jobs_.push_back(std::make_unique<Job>(rule, std::move(program), knows_costs, &board_));
   }
 
   // Shares in percent over `duration`, from one second after the start on.
@@ -199,6 +234,7 @@ class Card {
     return jobs_.size();
   }
 
+  Board board_ = {};
   std::vector<std::unique_ptr<Job>> jobs_;
 };
 
@@ -296,32 +332,45 @@ TEST(ShareModel, TenAndNinety) {
   EXPECT_NEAR(shares[1], 90, 2.5) << text(shares);
 }
 
+constexpr ShareMode kModes[] = {ShareMode::kBudget, ShareMode::kStrict, ShareMode::kFill};
+// Launches that the host cannot make fast enough to fill the GPU.
+const Program kHalfIdle{.kernels = {200 * kUs}, .burst = kMs, .pause = kMs};
+
 TEST(ShareModel, AHalfIdleNeighbourTakesNothingFromTheOthers) {
-  for (const ShareMode mode : {ShareMode::kBudget, ShareMode::kStrict, ShareMode::kPrefer}) {
+  for (const ShareMode mode : kModes) {
     Card card;
     for (uint32_t i = 0; i < 3; i++) card.add(slots(25, 1u << i, 4, mode), hungry(200 * kUs));
-    card.add(slots(25, 8, 4, mode), {.kernels = {200 * kUs}, .burst = kMs, .pause = kMs});
+    card.add(slots(25, 8, 4, mode), kHalfIdle);
     const auto shares = card.run(10 * kSecond);
     for (int i = 0; i < 3; i++) EXPECT_NEAR(shares[i], 25, 1.8) << text(shares);
     // What slots cost a job that cannot fill its own.
-    EXPECT_GT(shares[3], mode == ShareMode::kStrict ? 11 : 13) << text(shares);
+    EXPECT_GT(shares[3], mode == ShareMode::kBudget ? 13 : 11) << text(shares);
   }
 }
 
-// Where a job that cannot fill its slots may leave them it gets more, and one of the others, whose
-// slots it enters, less; the price of slots that nobody is locked into.
-TEST(ShareModel, AHalfIdleNeighbourThatLeavesItsSlotsTakesLittleFromTheOthers) {
+TEST(ShareModel, HalfIdleJobsGetTheirShareOfEachOthersSlots) {
+  Card with_slots, without;
+  for (uint32_t i = 0; i < 4; i++) {
+    with_slots.add(slots(25, 1u << i, 4), kHalfIdle);
+    without.add(percent(25), kHalfIdle);
+  }
+  const auto shares = with_slots.run(10 * kSecond), free = without.run(10 * kSecond);
+  EXPECT_GT(sum(shares), 0.97 * sum(free)) << text(shares) << text(free);
+  for (const double share : shares) EXPECT_NEAR(share, sum(shares) / 4, 1) << text(shares);
+}
+
+TEST(ShareModel, AHalfIdleJobUsesSlotsThatNobodyFills) {
   Card card;
-  for (uint32_t i = 0; i < 3; i++) card.add(slots(25, 1u << i, 4), hungry(200 * kUs));
-  card.add(slots(25, 8, 4), {.kernels = {200 * kUs}, .burst = kMs, .pause = kMs});
+  for (uint32_t i = 0; i < 2; i++) card.add(slots(25, 1u << i, 4), hungry(200 * kUs));
+  for (uint32_t i = 2; i < 4; i++) card.add(slots(25, 1u << i, 4), kHalfIdle);
   const auto shares = card.run(10 * kSecond);
-  for (int i = 0; i < 3; i++) EXPECT_GT(shares[i], 20) << text(shares);
-  EXPECT_GT(shares[3], 16) << text(shares);
+  for (int i = 0; i < 2; i++) EXPECT_NEAR(shares[i], 25, 1.8) << text(shares);
+  for (int i = 2; i < 4; i++) EXPECT_GT(shares[i], 16) << text(shares);
 }
 
 TEST(ShareModel, AJobThatCannotFillItsSlotsGetsItsShareAllTheSame) {
   Card card;
-  card.add(slots(25, 1, 4), {.kernels = {200 * kUs}, .burst = kMs, .pause = kMs});
+  card.add(slots(25, 1, 4), kHalfIdle);
   EXPECT_NEAR(card.run(10 * kSecond)[0], 25, 1);
 }
 
