@@ -22,6 +22,7 @@
 #include "cli/node_state.h"
 #include "cli/nvml.h"
 #include "cli/site_config.h"
+#include "cli/slot_board.h"
 
 namespace softmig::cli {
 namespace {
@@ -189,6 +190,7 @@ std::string claim_slots(const NodeState& state, const Job& job,
     claims.claims.push_back({slice.uuid, slice.of, mask.value_or(0)});
   }
   state.publish(fmt::format("{}.state", job.id), state_text(claims));
+  if (mask) state.board().give(claims.claims, job.uid, job.gid);
   return mask ? slots_text(*mask, slices.front().of) : "";
 }
 
@@ -196,7 +198,9 @@ void open_job(const NodeState& state, const Job& job, const std::vector<GpuSlice
               const SiteConfig& site) {
   const std::string slots = claim_slots(state, job, slices);
   state.make_region(job.id, job.uid, job.gid);
-  state.publish(fmt::format("{}.conf", job.id), config_text(slices, job.uid, slots, site));
+  std::string text = config_text(slices, job.uid, slots, site);
+  if (!slots.empty()) text += fmt::format("SOFTMIG_BOARD={}\n", state.board().folder());
+  state.publish(fmt::format("{}.conf", job.id), text);
 }
 
 void set_up(const NodeState& state, const Job& job, OnFailure* on_failure) {

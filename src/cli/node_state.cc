@@ -15,6 +15,7 @@
 #include <sstream>
 
 #include "cli/failure.h"
+#include "cli/slot_board.h"
 #include "job/region.h"
 #include "sys/publish.h"
 
@@ -154,7 +155,12 @@ void NodeState::make_region(uint64_t job_id, uint32_t uid, uint32_t gid) const {
   check(job::create_region_file(file.c_str(), uid, gid), file);
 }
 
+SlotBoard NodeState::board() const { return SlotBoard(path("board")); }
+
 void NodeState::forget(uint64_t job_id, bool config_too) const {
+  // Before the state goes, with which the slots become free.
+  const auto state = parse_state(job_id, contents(path(fmt::format("{}.state", job_id))));
+  if (state) board().take_back(state->claims);
   std::error_code error;
   std::vector<fs::path> files;
   const std::string config = fmt::format("{}.conf", job_id);

@@ -3,6 +3,7 @@
 //   {jobid}.conf      limits, read by the library (docs/configuration.md)
 //   {jobid}.region    what the job uses, written by its processes; {jobid}.region.extra beside it
 //   {jobid}.state     GPUs and slots of the job, for the next job's slots
+//   board/            whether jobs fill their slots (cli/slot_board.h)
 //   cgroup_ns         slurmd's cgroup namespace
 //   gres              Slurm's order of this node's GPUs
 //   lock              held while slots are chosen
@@ -39,6 +40,8 @@ std::string slots_text(uint32_t mask, uint64_t count);
 std::string state_text(const JobState& state);
 std::optional<JobState> parse_state(uint64_t job_id, std::string_view text);
 
+class SlotBoard;
+
 class NodeState {
  public:
   explicit NodeState(std::string folder = "/var/run/softmig") : folder_(std::move(folder)) {}
@@ -57,6 +60,7 @@ class NodeState {
   void bury(uint64_t job_id) const;
   // Jobs that have a file here.
   std::vector<uint64_t> jobs() const;
+  SlotBoard board() const;
   // What the other jobs hold of these slots.
   uint32_t taken(uint64_t but_job, const std::string& gpu, uint64_t count) const;
 

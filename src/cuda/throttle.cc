@@ -271,7 +271,10 @@ void settle(Line& line, const Bracket& bracket, uint64_t begin, uint64_t end) {
                                        : Company::kContexts;
   uint64_t cost = bracket.alone;
   if (bracket.key != 0) cost = settle_single(context, bracket, end - begin, company);
-  const uint64_t reached = begin + std::min({bracket.host_ns, kMostReachNs, end - begin});
+  // Neither the host's way to an idle GPU nor the events themselves are work.
+  const uint64_t before =
+      bracket.host_ns != 0 ? std::min(bracket.host_ns, kMostReachNs) : context.pair_ns;
+  const uint64_t reached = begin + std::min(before, end - begin - 1);
   const uint64_t fits = policy::pour(slice().busy(context.device), reached, end, cost);
   if (overlapped) learn_overlap(context, cost, fits);
   if (bracket.key != 0) {

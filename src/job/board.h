@@ -2,13 +2,15 @@
 // it fills it. Jobs that cannot fill their own slots keep out of those, and may use the others.
 //
 // Files are "<directory>/<device key, 16 hex digits>.<slot>", made by root and given to the slot's
-// user (`softmig job-start`), empty while the slot is nobody's; where the directory is the user's
-// own (`softmig run`) jobs make them. What another job writes there is a claim on its own slot and
+// user (`softmig job-start`); where the directory is the user's own (`softmig run`) jobs make them.
+// A slot without a file is nobody's. What another job writes there is a claim on its own slot and
 // nothing else. A file is opened, used and closed, so that nothing is kept that a program could
 // close or a fork could inherit.
 #pragma once
 
 #include <cstdint>
+
+#include "job/region.h"
 
 namespace softmig::job {
 
@@ -16,8 +18,11 @@ namespace softmig::job {
 // nobody else will take them for open either.
 void claim_slots(const char* directory, uint64_t device_key, uint32_t mask, uint64_t until_ns);
 
-// Slots of 0..count-1 that nobody claims at `now`, bits of `skip` left out. A slot without a file
-// is not open.
+// "<directory>/<device key>.<slot>". False if it does not fit.
+bool board_file(const char* directory, uint64_t device_key, uint32_t slot, char (&path)[kMaxPath]);
+
+// Slots of 0..count-1 that nobody claims at `now`, bits of `skip` left out. None where there is no
+// such directory, or a file cannot be read.
 uint32_t open_slots(const char* directory, uint64_t device_key, uint32_t count, uint32_t skip,
                     uint64_t now);
 

@@ -29,12 +29,15 @@ class Board : public ::testing::Test {
   std::string path_;
 };
 
-TEST_F(Board, SlotsWithoutAFileAreNotOpen) { EXPECT_EQ(open(), 0u); }
-
-TEST_F(Board, EmptyFilesAreNobodys) {
-  for (uint32_t slot = 0; slot < 4; slot++) folder_.write(name(slot), "");
+TEST_F(Board, SlotsWithoutAFileAreNobodys) {
   EXPECT_EQ(open(), 0b1111u);
   EXPECT_EQ(open(0b0100), 0b1011u);
+}
+
+TEST_F(Board, FilesWithoutAWordClaimNothing) {
+  folder_.write(name(0), "");
+  folder_.write(name(1), "1234567");
+  EXPECT_EQ(open(), 0b1111u);
 }
 
 TEST_F(Board, AClaimHoldsUntilItEnds) {
@@ -46,8 +49,9 @@ TEST_F(Board, AClaimHoldsUntilItEnds) {
 }
 
 TEST_F(Board, OtherGpusAreOtherBoards) {
-  claim(0b1111, 0);
-  EXPECT_EQ(open_slots(directory(), kKey + 1, 4, 0, kNow), 0u);
+  claim(0b1111, kNow + 1);
+  EXPECT_EQ(open(), 0u);
+  EXPECT_EQ(open_slots(directory(), kKey + 1, 4, 0, kNow), 0b1111u);
 }
 
 TEST_F(Board, WhatIsNoFileHoldsNobodyUp) {
