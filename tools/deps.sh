@@ -9,7 +9,7 @@
 set -euo pipefail
 shopt -s inherit_errexit
 
-build=(cmake make g++ python3 libcli11-dev libfmt-dev nlohmann-json3-dev libgtest-dev libgmock-dev
+build=(cmake make g++ python3 libcli11-dev libfmt-dev nlohmann-json3-dev libncurses-dev libgtest-dev libgmock-dev
   libbenchmark-dev)
 tests=(bats binutils util-linux procps python3-pip clang-14 libclang-rt-14-dev)
 # What the tests of the Slurm side call; without them those tests are skipped.
