@@ -14,17 +14,19 @@ namespace {
 
 // A peak of another run may be a little higher, and a job is not as busy all the time.
 constexpr double kMemoryMargin = 1.05, kTimeMargin = 1.5;
-// Parts of the job's length that launches waited: less is none, more is a reason to want more.
-constexpr double kNoWait = 0.01, kMuchWait = 0.1;
+// Launches that waited longer, both of the job's length and in ns, are a reason to want more.
+constexpr double kMuchWait = 0.1;
+constexpr uint64_t kLongWaitNs = 1'000'000'000, kNoWaitNs = 1'000'000;
 
 struct Use {
-  double waited = 0;  // of the job's length; of several processes it can be more than 1
-  double busy = 0;
+  bool waited = false;  // much
+  double busy = 0;      // of the job's length
 };
 
 Use use_of(const DeviceRecord& device, uint64_t length_ns) {
   const auto length = static_cast<double>(std::max<uint64_t>(1, length_ns));
-  return {static_cast<double>(device.compute.waited_ns) / length,
+  const uint64_t waited = device.compute.waited_ns;
+  return {waited >= kLongWaitNs && static_cast<double>(waited) >= kMuchWait * length,
           static_cast<double>(device.compute.gpu_ns) / length};
 }
 
@@ -39,7 +41,7 @@ bool fits(const DeviceRecord& device, const Use& use, uint64_t now, uint64_t sha
   const double memory = static_cast<double>(device.memory_limit) * part;
   if (static_cast<double>(device.peak) * kMemoryMargin > memory) return false;
   const bool timed = device.sm_limit != 0;
-  return timed && use.busy * kTimeMargin <= static_cast<double>(shards) / static_cast<double>(of);
+  return !timed || use.busy * kTimeMargin <= static_cast<double>(shards) / static_cast<double>(of);
 }
 
 std::string slice_name(const std::string& type, uint64_t shards, uint64_t of) {
@@ -60,7 +62,8 @@ std::string memory_words(const DeviceRecord& device) {
 
 std::string time_words(const DeviceRecord& device, const Use& use) {
   if (device.sm_limit == 0) return "";
-  if (use.waited < kNoWait) return " and never waited";
+  if (device.compute.waited_ns < kNoWaitNs) return " and never waited";
+  if (!use.waited) return " and hardly waited";
   return fmt::format(" and waited {} for GPU time", duration_text(device.compute.waited_ns));
 }
 
@@ -79,7 +82,7 @@ std::string shard_words(const DeviceRecord& device, const Use& use, uint64_t of)
   const std::string type = type_of(device.name);
   if (now == 0 || now > of) return "the slice fits";
   const bool wants_memory = device.refusals != 0;
-  if (wants_memory || use.waited >= kMuchWait) {
+  if (wants_memory || use.waited) {
     for (uint64_t shards = now + 1; shards <= of; shards++) {
       if (of % shards != 0) continue;
       const std::string name = slice_name(type, shards, of);
@@ -108,7 +111,7 @@ std::string advice(const DeviceRecord& device, bool of_job, uint64_t length_ns,
   const uint64_t of = device.of != 0 ? device.of : site_shards;
   if (of_job) return facts + (of == 0 ? "the slice fits" : shard_words(device, use, of));
   if (device.refusals != 0) return facts + "give it more";
-  if (use.waited >= kMuchWait) return facts + "a larger --sm would be faster";
+  if (use.waited) return facts + "a larger --sm would be faster";
   return facts + run_words(device);
 }
 

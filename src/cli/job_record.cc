@@ -5,11 +5,9 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <bit>
 #include <cerrno>
 #include <ctime>
 #include <filesystem>
-#include <fstream>
 
 #include "cli/failure.h"
 #include "cli/output.h"
@@ -24,26 +22,6 @@ namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
 constexpr int kFormat = 1;
-constexpr const char* kDriverFolder = "/proc/driver/nvidia/gpus";
-
-std::string after_colon(const std::string& line) {
-  const size_t begin = line.find_first_not_of(" \t", line.find(':') + 1);
-  return begin == std::string::npos ? "" : line.substr(begin);
-}
-
-// The model of a GPU as the kernel's driver tells it: NVML may take seconds, or hang.
-std::string model_of(const std::string& uuid) {
-  std::error_code error;
-  for (const auto& gpu : fs::directory_iterator(kDriverFolder, error)) {
-    std::ifstream file(gpu.path() / "information");
-    std::string model;
-    for (std::string line; std::getline(file, line);) {
-      if (line.starts_with("Model:")) model = printable(after_colon(line));
-      if (line.starts_with("GPU UUID:") && after_colon(line) == uuid) return model;
-    }
-  }
-  return {};
-}
 
 // "0,2/4": two shards of four.
 void take_shards(const std::string& slots, DeviceRecord* device) {
@@ -152,7 +130,7 @@ JobRecord make_record(const SeenSlice& slice, bool ended) {
   for (const SeenDevice& seen : slice.devices) {
     DeviceRecord device;
     device.uuid = seen.uuid;
-    device.name = seen.name.empty() ? model_of(seen.uuid) : seen.name;
+    device.name = seen.name;
     device.memory_limit = seen.memory_limit;
     device.sm_limit = seen.sm_limit;
     take_shards(slice.slots, &device);

@@ -22,7 +22,8 @@ inline constexpr uint64_t kMostRecordBytes = uint64_t{64} * 1024;
 inline constexpr int64_t kMostRecordSeconds = int64_t{60} * 86400;
 
 struct DeviceRecord {
-  std::string name, uuid;                   // empty: not known
+  // Empty: not known. At a job's end the name is not: NVML may take seconds then, or hang.
+  std::string name, uuid;
   uint64_t memory_limit = 0, sm_limit = 0;  // bytes, percent; 0: none
   uint64_t shards = 0, of = 0;              // the slice is so many shards of so many; 0: not known
   uint64_t peak = 0, refusals = 0;

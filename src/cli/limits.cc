@@ -214,23 +214,36 @@ void print_compute(const Slice& slice, const Style& style) {
   if (any) fmt::print("\n{}", table.text(style));
 }
 
+std::vector<std::string> process_row(const Device& device, const job::ViewedProcess& process,
+                                     bool timed) {
+  const job::ViewedCompute& compute = process.compute[device.slot];
+  std::vector<std::string> row = {std::to_string(process.pid), user_name(process.uid),
+                                  device.index < 0 ? "?" : std::to_string(device.index),
+                                  size_text(process.bytes[device.slot])};
+  if (timed) {
+    row.push_back(duration_text(compute.gpu_ns));
+    row.push_back(duration_text(compute.waited_ns));
+    row.push_back(std::to_string(compute.launches + compute.graph_launches));
+  }
+  row.push_back(process.foreign ? "(in a container)" : process_name(process.pid));
+  return row;
+}
+
 void print_processes(const Slice& slice, const Style& style) {
   using enum Table::Align;
-  Table table({kRight, kLeft, kLeft, kRight, kRight, kRight, kRight, kLeft});
-  table.add({"PID", "USER", "GPU", "USED", "GPU TIME", "WAITED", "LAUNCHES", "PROGRAM"});
+  const bool timed = std::any_of(slice.devices.begin(), slice.devices.end(),
+                                 [](const Device& device) { return device.sm_limit != 0; });
+  Table table(timed ? std::vector{kRight, kLeft, kLeft, kRight, kRight, kRight, kRight, kLeft}
+                    : std::vector{kRight, kLeft, kLeft, kRight, kLeft});
+  table.add(timed ? std::vector<std::string>{"PID", "USER", "GPU", "USED", "GPU TIME", "WAITED",
+                                             "LAUNCHES", "PROGRAM"}
+                  : std::vector<std::string>{"PID", "USER", "GPU", "USED", "PROGRAM"});
   int rows = 0;
   for (const Device& device : slice.devices) {
     if (device.slot < 0) continue;
     for (const job::ViewedProcess& process : slice.processes) {
       if (process.bytes[device.slot] == 0) continue;
-      const job::ViewedCompute& compute = process.compute[device.slot];
-      const bool timed = device.sm_limit != 0;
-      table.add({std::to_string(process.pid), user_name(process.uid),
-                 device.index < 0 ? "?" : std::to_string(device.index),
-                 size_text(process.bytes[device.slot]), timed ? duration_text(compute.gpu_ns) : "-",
-                 timed ? duration_text(compute.waited_ns) : "-",
-                 timed ? std::to_string(compute.launches + compute.graph_launches) : "-",
-                 process.foreign ? "(in a container)" : process_name(process.pid)});
+      table.add(process_row(device, process, timed));
       rows++;
     }
   }

@@ -147,6 +147,15 @@ std::string run_name(const std::string& region) {
   return "run." + printable(folder.substr(kSliceDirPrefix.size()));
 }
 
+std::string uuid_text(const policy::Uuid& uuid) {
+  std::string text = "GPU-";
+  for (size_t i = 0; i < sizeof uuid.byte; i++) {
+    if (i == 4 || i == 6 || i == 8 || i == 10) text += '-';
+    text += fmt::format("{:02x}", uuid.byte[i]);
+  }
+  return text;
+}
+
 // What there is of a device before the region is looked at.
 SeenDevice named_device(uint64_t key, const std::vector<SeenGpu>& gpus) {
   SeenDevice device;
@@ -202,6 +211,7 @@ void fill_use(const RegionLook& look, int index, SeenDevice* device) {
 void fill(const policy::Settings& settings, const RegionLook& look, const abi::ExtraPage& extra,
           SeenDevice* device) {
   const int place = config_index(settings, device->key);
+  if (place >= 0) device->uuid = uuid_text(settings.gpu[place]);
   device->memory_limit = policy::memory_limit(settings, place);
   if (device->card != 0 && device->memory_limit > device->card) device->memory_limit = device->card;
   device->sm_limit = policy::sm_limit(settings, place);

@@ -40,13 +40,25 @@ std::string plain_name(const std::string& job) {
   return job;
 }
 
+void add_names(const std::vector<SeenGpu>& gpus, JobRecord* record) {
+  for (DeviceRecord& device : record->devices) {
+    for (const SeenGpu& gpu : gpus) {
+      if (device.name.empty() && gpu.uuid == device.uuid) device.name = gpu.name;
+    }
+  }
+}
+
 // Live, if it runs; the record, if it is over.
 JobRecord find(const std::string& job) {
-  for (const SeenSlice& slice : NodeWatch().look().slices) {
+  const NodeView view = NodeWatch().look();
+  for (const SeenSlice& slice : view.slices) {
     if (slice.name == job || slice.region == job) return make_record(slice, false);
   }
   const job::Places places;
-  if (auto record = read_record(plain_name(job))) return *record;
+  if (auto record = read_record(plain_name(job))) {
+    add_names(view.gpus, &*record);
+    return *record;
+  }
   if (sys::exists(fmt::format("{}/{}.conf", places.run_dir, job).c_str())) {
     throw Failure(fmt::format("job {} is not yours", job));
   }
@@ -103,9 +115,9 @@ void print_text(const JobRecord& record) {
   const Style style(stdout);
   fmt::print("{}{}{} on {}\n", style.bold(record.job_id != 0 ? "job       " : "slice     "),
              record.name, record.uid ? ", " + user_name(*record.uid) : "", record.node);
-  fmt::print("{}{}{} {}\n", style.bold("time      "), duration_text(record.length_ns()),
+  fmt::print("{}{}{}{}\n", style.bold("time      "), duration_text(record.length_ns()),
              record.ended ? ", ended" : ", still there",
-             record.ended ? when_text(record.end_ns) : "");
+             record.ended ? " " + when_text(record.end_ns) : "");
   for (const DeviceRecord& device : record.devices) print_device(record, device, style);
 }
 

@@ -86,7 +86,9 @@ class Worker {
     return unit;
   }
 
+  // A start of 0 is now.
   void run(const WorkUnit& unit, uint64_t start_ns, double seconds) {
+    if (start_ns == 0) start_ns = sys::monotonic_ns();
     const int count = std::max(1, static_cast<int>(kPieceNs / unit.ns));
     const uint64_t end = start_ns + static_cast<uint64_t>(seconds * 1e9);
     sleep_until(start_ns);

@@ -129,9 +129,8 @@ class Screen {
 
   std::string heading() const {
     std::string text = left("SLICE", kNameWidth) + left("USER", kUserWidth) +
-                       left("GPU", kGpuWidth) + left("MEMORY OF ITS LIMIT", memory_width_ + 1) +
-                       left("GPU TIME OF ITS LIMIT", time_width_ + 1) +
-                       right("PROC", kProcessWidth);
+                       left("GPU", kGpuWidth) + left("MEMORY OF LIMIT", memory_width_ + 1) +
+                       left("TIME OF LIMIT", time_width_ + 1) + right("PROC", kProcessWidth);
     if (width_ >= kWide) {
       text += right("PEAK", kPeakWidth) + right("WAITED", kWaitedWidth) +
               right("LAUNCHES", kLaunchesWidth);
