@@ -174,6 +174,7 @@ SeenDevice named_device(uint64_t key, const std::vector<SeenGpu>& gpus) {
 std::vector<SeenDevice> devices_of(const policy::Settings& settings, const RegionLook& look,
                                    const std::vector<SeenGpu>& gpus) {
   std::vector<uint64_t> keys;
+  keys.reserve(abi::kMaxDevices);
   for (int i = 0; i < settings.gpu_count; i++) keys.push_back(job::device_key(settings.gpu[i]));
   for (const job::ViewedDevice& device : look.view.device) {
     if (device.key != 0 && std::find(keys.begin(), keys.end(), device.key) == keys.end()) {
@@ -183,6 +184,7 @@ std::vector<SeenDevice> devices_of(const policy::Settings& settings, const Regio
   // With one GPU there is no doubt which one it will be.
   if (keys.empty()) keys.push_back(gpus.size() == 1 ? gpus.front().key : 0);
   std::vector<SeenDevice> devices;
+  devices.reserve(keys.size());
   for (const uint64_t key : keys) devices.push_back(named_device(key, gpus));
   return devices;
 }
@@ -279,8 +281,14 @@ std::vector<SeenSlice> slices_of_runs(const job::Places& places, const std::vect
   return slices;
 }
 
-Json or_null(uint64_t value) { return value == 0 ? Json(nullptr) : Json(value); }
-Json or_null(const std::string& text) { return text.empty() ? Json(nullptr) : Json(text); }
+Json or_null(uint64_t value) {
+  if (value == 0) return nullptr;
+  return value;
+}
+Json or_null(const std::string& text) {
+  if (text.empty()) return nullptr;
+  return text;
+}
 
 Json to_json(const SeenProcess& process) {
   return {{"pid", process.pid},
@@ -323,10 +331,11 @@ Json to_json(const SeenGpu& gpu) {
 
 std::string job_of_config_name(const std::string& name) {
   if (!name.ends_with(kConfigEnd)) return {};
-  std::string job = name.substr(0, name.size() - kConfigEnd.size());
-  const size_t bar = job.find('_');
-  if (bar != std::string::npos && !is_number(std::string_view(job).substr(bar + 1))) return {};
-  return is_number(std::string_view(job).substr(0, bar)) ? job : "";
+  const std::string_view stem(name.data(), name.size() - kConfigEnd.size());
+  const size_t bar = stem.find('_');
+  const bool sound = is_number(stem.substr(0, bar)) &&
+                     (bar == std::string_view::npos || is_number(stem.substr(bar + 1)));
+  return sound ? std::string(stem) : std::string();
 }
 
 bool read_job_config(const job::Places& places, const std::string& name, policy::Settings* settings,

@@ -76,7 +76,9 @@ class Panel {
   std::string track(size_t number) const {
     const ShareTrack& track = panel_.tracks[number];
     std::string points, text;
-    for (double at = kStep; at <= panel_.seconds + 1e-6; at += kStep) {
+    const long steps = std::lround(panel_.seconds / kStep);
+    for (long i = 1; i <= steps; i++) {
+      const double at = static_cast<double>(i) * kStep;
       points += fmt::format("{:.1f},{:.1f} ", x(at - kStep / 2), y(track.percent(at - kStep, at)));
     }
     if (track.limit > 0) {
@@ -116,7 +118,7 @@ double ShareTrack::percent(double from, double to) const {
 
 std::string chart_line(const ShareTrack& track, double now, double step, int width, bool utf8) {
   const double share = now <= 0 ? 0 : track.percent(std::max(0.0, now - 1), now);
-  const int filled = std::clamp(static_cast<int>(share * kBarWidth / 100 + 0.5), 0, kBarWidth);
+  const long filled = std::clamp(std::lround(share * kBarWidth / 100), 0L, long{kBarWidth});
   std::string bar(static_cast<size_t>(filled), '|');
   bar.resize(kBarWidth, ' ');
   std::string line = fmt::format("{} {:5.1f} %  [{}]  ", track.name, share, bar);
@@ -124,7 +126,7 @@ std::string chart_line(const ShareTrack& track, double now, double step, int wid
   const int steps = static_cast<int>(now / step + 1e-6);
   for (int i = std::max(0, steps - room); i < steps; i++) {
     const double part = track.percent(i * step, (i + 1) * step);
-    const int level = std::clamp(static_cast<int>(part * kTop / kFullScale + 0.5), 0, kTop);
+    const long level = std::clamp(std::lround(part * kTop / kFullScale), 0L, long{kTop});
     line += utf8 ? kLevels[level] : kPlainLevels[level];
   }
   return line;

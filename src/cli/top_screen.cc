@@ -3,6 +3,7 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "base/bytes.h"
 
@@ -41,7 +42,7 @@ void add_bar(ScreenLine* line, double part, const std::string& text, int width, 
   if (inside < 1) return;
   const std::string label = cut(text, inside);
   std::string body(static_cast<size_t>(inside), ' ');
-  const int filled = static_cast<int>(std::clamp(part, 0.0, 1.0) * inside + 0.5);
+  const long filled = std::lround(std::clamp(part, 0.0, 1.0) * inside);
   std::fill_n(body.begin(), filled, '|');
   std::copy(label.begin(), label.end(), body.end() - static_cast<long>(label.size()));
   line->push_back({"[", Ink::kBold});
