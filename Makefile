@@ -25,7 +25,7 @@ demo: ## show what a slice does, on the real GPU or on a simulated one
 	@$(call configure,$(BUILD)) >$(BUILD).log 2>&1 && \
 	  $(CMAKE_BUILD) --target $(DEMO_PARTS) >>$(BUILD).log 2>&1 || { tail -n 40 $(BUILD).log; exit 1; }
 	@rm -f $(BUILD).log
-	@$(BUILD)/softmig demo
+	@$(BUILD)/softmig demo --plot $(BUILD)/demo.svg
 
 test: ## everything that needs no GPU; the last line counts
 	@tools/deps.sh test

@@ -9,8 +9,8 @@
 set -euo pipefail
 shopt -s inherit_errexit
 
-build=(cmake make g++ python3 libcli11-dev libfmt-dev nlohmann-json3-dev libgtest-dev libgmock-dev
-  libbenchmark-dev)
+build=(cmake make g++ python3 libcli11-dev libfmt-dev nlohmann-json3-dev libncurses-dev libgtest-dev
+  libgmock-dev libbenchmark-dev)
 tests=(bats binutils util-linux procps python3-pip clang-14 libclang-rt-14-dev)
 # What the tests of the Slurm side call; without them those tests are skipped.
 slurm=(lua-busted lua5.1 lua5.2 lua5.3 lua5.4 slurmctld slurmd slurm-client
@@ -29,7 +29,7 @@ esac
 
 if ! command -v dpkg-query >/dev/null; then
   echo "This is no Debian: see to it that cmake >= 3.22, a C++20 compiler, CLI11, fmt," \
-    "nlohmann-json, GoogleTest and Google Benchmark are installed." >&2
+    "nlohmann-json, ncurses, GoogleTest and Google Benchmark are installed." >&2
   exit 0
 fi
 

@@ -21,7 +21,12 @@ void add_job_end(CLI::App& app, int* status);
 void add_gpu_worker(CLI::App& app, int* status);
 void add_doctor(CLI::App& app, int* status);
 void add_processes(CLI::App& app, int* status);
+void add_region(CLI::App& app, int* status);
+void add_report(CLI::App& app, int* status);
 void add_setup(CLI::App& app, int* status);
+void add_share_worker(CLI::App& app, int* status);
+void add_status(CLI::App& app, int* status);
+void add_top(CLI::App& app, int* status);
 void add_version(CLI::App& app, int* status);
 
 }  // namespace softmig::cli

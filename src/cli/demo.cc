@@ -7,8 +7,10 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cmath>
 #include <csignal>
 #include <cstdlib>
+#include <fstream>
 #include <memory>
 #include <optional>
 #include <string>
@@ -22,6 +24,7 @@
 #include "cli/install.h"
 #include "cli/nvml.h"
 #include "cli/output.h"
+#include "cli/share_demo.h"
 #include "cli/visible.h"
 #include "job/config.h"
 
@@ -34,6 +37,8 @@ constexpr const char* kSimulated = "1x80G:h100";
 constexpr int kBarWidth = 32;
 constexpr int kGivenBackPolls = 100;
 constexpr useconds_t kPollUs = 10'000;
+// Points of the GPU's time. A simulated GPU needs processors to be on time.
+constexpr double kMargin = 2, kSimulatedMargin = 5;
 
 // The two processes of the slice: softmig run starts them together, we hold their pipes.
 class TwoInOneSlice {
@@ -88,15 +93,13 @@ std::string bar(uint64_t used, uint64_t total) {
 
 class Demo {
  public:
-  Demo(const Nvml& nvml, const NvmlDevice& device, bool simulated)
-      : nvml_(nvml), device_(device), simulated_(simulated) {}
+  Demo(const Nvml& nvml, const NvmlDevice& device, bool simulated, std::string plot)
+      : nvml_(nvml), device_(device), simulated_(simulated), plot_(std::move(plot)) {}
 
   int operator()() {
     card();
-    TwoInOneSlice slice;
-    view(*slice.a);
-    stop_at_limit(*slice.a);
-    share(slice);
+    memory();
+    four_programs();
     return verdict();
   }
 
@@ -112,6 +115,13 @@ class Demo {
     failed_ += holds ? 0 : 1;
     fmt::print("   {} {}\n", holds ? style_.good("[ok]") : style_.bad("[NOT SO]"), promise);
     std::fflush(stdout);
+  }
+
+  void memory() {
+    TwoInOneSlice slice;
+    view(*slice.a);
+    stop_at_limit(*slice.a);
+    share(slice);
   }
 
   void card() {
@@ -194,6 +204,46 @@ class Demo {
     check(given, "what a dead process held comes back by itself");
   }
 
+  void four_programs() {
+    title("Four programs, one GPU, a quarter of its time each");
+    const std::vector<SharePanel> panels = run_share_demo(device_.uuid_text, style_);
+    const double margin = simulated_ ? kSimulatedMargin : kMargin;
+    using enum Table::Align;
+    Table table({kLeft, kRight, kRight, kRight});
+    table.add({"PROGRAM", "LIMIT", "NATIVE", "SOFTMIG"});
+    double sums[2] = {};
+    bool each_within = true;
+    for (size_t i = 0; i < panels[1].tracks.size(); i++) {
+      double shares[2];
+      for (size_t p = 0; p < 2; p++) {
+        shares[p] = panels[p].tracks[i].percent(kShareSkip, panels[p].seconds);
+        sums[p] += shares[p];
+      }
+      const double limit = panels[1].tracks[i].limit;
+      each_within = each_within && std::abs(shares[1] - limit) <= margin;
+      table.add({panels[1].tracks[i].name, percent_text(limit), percent_text(shares[0]),
+                 percent_text(shares[1])});
+    }
+    table.add({"together", percent_text(100), percent_text(sums[0]), percent_text(sums[1])});
+    fmt::print("\n{}", table.text(style_, "   "));
+    check(each_within, fmt::format("each has its quarter, within {:.0f} points", margin));
+    plot(panels);
+  }
+
+  static std::string percent_text(double percent) { return fmt::format("{:.1f} %", percent); }
+
+  void plot(const std::vector<SharePanel>& panels) const {
+    const std::string where = simulated_ ? "a simulated GPU" : printable(device_.name);
+    std::ofstream file(plot_);
+    file << share_svg("Four programs share " + where, panels);
+    file.close();
+    if (file) {
+      fmt::print("   Share over time: {}\n", printable(plot_));
+    } else {
+      fmt::print("   {}: cannot be written, so there is no plot\n", printable(plot_));
+    }
+  }
+
   // A process that was killed is gone when the kernel has taken it apart, not before.
   static bool ask_until_given(GpuWorker& worker) {
     for (int i = 0; i < kGivenBackPolls; i++) {
@@ -249,13 +299,14 @@ class Demo {
   const Nvml& nvml_;
   const NvmlDevice& device_;
   const bool simulated_;
+  const std::string plot_;
   const Style style_{stdout};
   int step_ = 0, checks_ = 0, failed_ = 0;
   uint64_t card_total_ = 0, context_ = 0;
 };
 
 // This program again, in a shell of simulated GPUs.
-[[noreturn]] void simulate(const std::string& reason) {
+[[noreturn]] void simulate(const std::string& reason, const std::string& plot) {
   fmt::print(
       "No GPU can be used here ({}),\nso this is a simulated one: SoftMig's own model of the "
       "driver.\n",
@@ -263,7 +314,7 @@ class Demo {
   std::fflush(stdout);
   const std::string binary = own_path();
   execl(binary.c_str(), "softmig", "run", "--sim", kSimulated, "--", binary.c_str(), "demo",
-        static_cast<char*>(nullptr));
+        "--plot", plot.c_str(), static_cast<char*>(nullptr));
   throw Failure(with_errno(binary, errno));
 }
 
@@ -285,34 +336,36 @@ std::string trouble_with(const Nvml& nvml) {
   return opened.ok ? "" : fmt::format("CUDA does not start: {}", opened.text);
 }
 
-int demo(bool force_simulated) {
+int demo(bool force_simulated, const std::string& plot) {
   const bool simulated = std::getenv("SOFTMIG_SIM") != nullptr;
   job::Config config;
   job::load_config(job::Places{}, &config);
   if (config.source != job::Source::kNone) {
     throw Failure("this process is in a slice already", "run softmig demo outside of it");
   }
-  if (force_simulated && !simulated) simulate("as you asked");
+  if (force_simulated && !simulated) simulate("as you asked", plot);
   std::string reason;
   const auto nvml = Nvml::open(&reason);
   if (nvml != nullptr) reason = trouble_with(*nvml);
   if (!reason.empty() && simulated) throw Failure("the simulated GPU does not work: " + reason);
-  if (!reason.empty()) simulate(reason);
-  return Demo(*nvml, *first_device(*nvml), simulated)();
+  if (!reason.empty()) simulate(reason, plot);
+  return Demo(*nvml, *first_device(*nvml), simulated, plot)();
 }
 
 }  // namespace
 
 void add_demo(CLI::App& app, int* status) {
   auto force = std::make_shared<bool>(false);
+  auto plot = std::make_shared<std::string>("softmig-demo.svg");
   CLI::App* command =
       app.add_subcommand("demo", "Show on this machine what a slice does, and check it");
   command->add_flag("--simulated", *force, "Use the simulated GPU even if there is a real one");
+  command->add_option("--plot", *plot, "Where the plot goes; softmig-demo.svg by default")
+      ->type_name("FILE");
   command->footer(
-      "Uses the first GPU, or a simulated one where none can be used, and says which. Takes a "
-      "few\n"
-      "seconds. Exit status: 0 if everything is as promised, 1 if not.");
-  command->callback([force, status] { *status = demo(*force); });
+      "Uses the first GPU, or a simulated one where none can be used, and says which. Takes half\n"
+      "a minute. Exit status: 0 if everything is as promised, 1 if not.");
+  command->callback([force, plot, status] { *status = demo(*force, *plot); });
 }
 
 }  // namespace softmig::cli

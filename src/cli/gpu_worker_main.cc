@@ -1,19 +1,15 @@
-// softmig gpu-worker: the process behind cli/gpu_worker.h. Written on the driver API, which it
-// finds as most programs do: dlopen and dlsym.
-#include <dlfcn.h>
+// softmig gpu-worker: the process behind cli/gpu_worker.h.
 #include <fmt/core.h>
 #include <unistd.h>
 
-#include <cstring>
 #include <iostream>
 #include <sstream>
 #include <string>
 #include <vector>
 
-#include "abi/cuda.h"
 #include "cli/commands.h"
+#include "cli/cuda_driver.h"
 #include "cli/failure.h"
-#include "policy/settings.h"
 
 namespace softmig::cli {
 namespace {
@@ -24,43 +20,6 @@ constexpr const char* kKernel = R"(
 .address_size 64
 .visible .entry nothing() { ret; }
 )";
-
-#define SM_DRIVER_FUNCTIONS(X) \
-  X(cuInit)                    \
-  X(cuGetErrorName)            \
-  X(cuDeviceGetCount)          \
-  X(cuDeviceGet)               \
-  X(cuDeviceGetUuid_v2)        \
-  X(cuDeviceTotalMem_v2)       \
-  X(cuDevicePrimaryCtxRetain)  \
-  X(cuCtxSetCurrent)           \
-  X(cuModuleLoadData)          \
-  X(cuModuleGetFunction)       \
-  X(cuLaunchKernel)            \
-  X(cuCtxSynchronize)          \
-  X(cuMemAlloc_v2)             \
-  X(cuMemFree_v2)              \
-  X(cuMemGetInfo_v2)
-
-struct Driver {
-// NOLINTNEXTLINE(bugprone-macro-parentheses): a declaration
-#define SM_POINTER(name) decltype(&::name) name = nullptr;
-  SM_DRIVER_FUNCTIONS(SM_POINTER)
-#undef SM_POINTER
-
-  // Empty, or what is missing.
-  std::string load() {
-    void* library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
-    if (library == nullptr) return "libcuda.so.1 was not found";
-    std::string missing;
-#define SM_FIND(symbol)                                                   \
-  (symbol) = reinterpret_cast<decltype(symbol)>(dlsym(library, #symbol)); \
-  if ((symbol) == nullptr) missing = "libcuda.so.1 has no " #symbol;
-    SM_DRIVER_FUNCTIONS(SM_FIND)
-#undef SM_FIND
-    return missing;
-  }
-};
 
 class Worker {
  public:
@@ -73,7 +32,7 @@ class Worker {
       if (!missing.empty()) return fmt::format("error {} {}", -1, missing);
     }
     if (verb == "init") return done(driver_.cuInit(0));
-    if (verb == "open") return done(open(argument));
+    if (verb == "open") return done(driver_.open(argument, &device_));
     if (verb == "launch") return done(launch());
     if (verb == "alloc") return done(allocate(std::stoull(argument)));
     if (verb == "free") return done(free_all());
@@ -83,30 +42,7 @@ class Worker {
  private:
   std::string done(CUresult result) const {
     if (result == CUDA_SUCCESS) return "ok";
-    const char* name = nullptr;
-    driver_.cuGetErrorName(result, &name);
-    return fmt::format("error {} {}", static_cast<int>(result), name != nullptr ? name : "unknown");
-  }
-
-  CUresult open(const std::string& uuid) {
-    policy::Uuid wanted = {};
-    if (!policy::parse_uuid(uuid, &wanted)) return CUDA_ERROR_INVALID_VALUE;
-    CUresult result = driver_.cuInit(0);
-    int count = 0;
-    if (result == CUDA_SUCCESS) result = driver_.cuDeviceGetCount(&count);
-    if (result != CUDA_SUCCESS) return result;
-    for (int i = 0; i < count; i++) {
-      CUuuid found = {};
-      if (driver_.cuDeviceGet(&device_, i) != CUDA_SUCCESS ||
-          driver_.cuDeviceGetUuid_v2(&found, device_) != CUDA_SUCCESS ||
-          std::memcmp(found.bytes, wanted.byte, sizeof wanted.byte) != 0) {
-        continue;
-      }
-      CUcontext context = nullptr;
-      result = driver_.cuDevicePrimaryCtxRetain(&context, device_);
-      return result == CUDA_SUCCESS ? driver_.cuCtxSetCurrent(context) : result;
-    }
-    return CUDA_ERROR_INVALID_DEVICE;
+    return fmt::format("error {} {}", static_cast<int>(result), driver_.name_of(result));
   }
 
   CUresult launch() {
@@ -142,7 +78,7 @@ class Worker {
     return result == CUDA_SUCCESS ? fmt::format("ok {} {} {}", free, total, device) : done(result);
   }
 
-  Driver driver_;
+  CudaDriver driver_;
   CUdevice device_ = 0;
   std::vector<CUdeviceptr> taken_;
 };

@@ -19,6 +19,7 @@
 #include "cli/gpu_order.h"
 #include "cli/job_gres.h"
 #include "cli/job_plan.h"
+#include "cli/job_record.h"
 #include "cli/node_state.h"
 #include "cli/nvml.h"
 #include "cli/site_config.h"
@@ -251,6 +252,7 @@ int job_start() {
 int job_end() {
   const uint64_t job = number_variable("SLURM_JOB_ID");
   const NodeState state;
+  keep_record(job);
   // Slurm counts a requeue before the epilog: this is not 0 if the job is to run again.
   const std::string restarts = variable("SLURM_JOB_RESTART_COUNT");
   if (restarts.empty() || restarts == "0") {

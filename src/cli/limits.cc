@@ -1,11 +1,8 @@
 // softmig limits: which slice is this, where do its limits come from, and what is used.
 #include <fmt/core.h>
-#include <pwd.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cstdlib>
-#include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -16,6 +13,7 @@
 #include "cli/failure.h"
 #include "cli/nvml.h"
 #include "cli/output.h"
+#include "cli/region_look.h"
 #include "cli/visible.h"
 #include "job/calibration.h"
 #include "job/config.h"
@@ -87,32 +85,6 @@ std::string source_text(const job::Config& config) {
   return "nowhere: this process is not limited";
 }
 
-const char* region_trouble(job::ViewStatus status) {
-  switch (status) {
-    case job::ViewStatus::kOk:
-      return "";
-    case job::ViewStatus::kMissing:
-      return "not made yet: no process has used a GPU";
-    case job::ViewStatus::kForbidden:
-      return "cannot be read";
-    case job::ViewStatus::kForeign:
-      return "not a region: limits hold within each process only";
-  }
-  return "";
-}
-
-std::string process_name(uint32_t pid) {
-  std::ifstream file(fmt::format("/proc/{}/comm", pid));
-  std::string name;
-  std::getline(file, name);
-  return name.empty() ? "?" : printable(name);
-}
-
-std::string user_name(uint32_t uid) {
-  const passwd* entry = getpwuid(uid);
-  return entry != nullptr ? printable(entry->pw_name) : std::to_string(uid);
-}
-
 class Gather {
  public:
   Slice operator()() {
@@ -130,11 +102,10 @@ class Gather {
 
  private:
   void read_region() {
-    std::vector<job::ViewedProcess> processes(abi::kMaxSlots);
-    slice_.region_status = job::view_region(slice_.region, places_.proc, &view_, processes.data(),
-                                            static_cast<int>(processes.size()));
-    processes.resize(static_cast<size_t>(view_.process_count));
-    slice_.processes = std::move(processes);
+    RegionLook look = look_at_region(slice_.region, places_.proc);
+    slice_.region_status = look.status;
+    slice_.processes = std::move(look.processes);
+    view_ = look.view;
     if (!job::read_extra_page(slice_.region, &extra_)) extra_.device_count = 0;
   }
 
@@ -226,10 +197,6 @@ void print_devices(const Slice& slice, const Style& style) {
   fmt::print("\n{}", table.text(style));
 }
 
-std::string seconds_text(uint64_t ns) {
-  return fmt::format("{:.1f} s", static_cast<double>(ns) / 1e9);
-}
-
 // What was done with the share of GPU time, on devices that have a limit of it.
 void print_compute(const Slice& slice, const Style& style) {
   using enum Table::Align;
@@ -239,27 +206,44 @@ void print_compute(const Slice& slice, const Style& style) {
   for (const Device& device : slice.devices) {
     if (device.sm_limit == 0) continue;
     const job::ViewedDevice& seen = device.compute;
-    table.add({device.index < 0 ? "?" : std::to_string(device.index), seconds_text(seen.gpu_ns),
-               seconds_text(seen.waited_ns), std::to_string(seen.launches),
+    table.add({device.index < 0 ? "?" : std::to_string(device.index), duration_text(seen.gpu_ns),
+               duration_text(seen.waited_ns), std::to_string(seen.launches),
                std::to_string(seen.graph_launches)});
     any = true;
   }
   if (any) fmt::print("\n{}", table.text(style));
 }
 
+std::vector<std::string> process_row(const Device& device, const job::ViewedProcess& process,
+                                     bool timed) {
+  const job::ViewedCompute& compute = process.compute[device.slot];
+  std::vector<std::string> row = {std::to_string(process.pid), user_name(process.uid),
+                                  device.index < 0 ? "?" : std::to_string(device.index),
+                                  size_text(process.bytes[device.slot])};
+  if (timed) {
+    row.push_back(duration_text(compute.gpu_ns));
+    row.push_back(duration_text(compute.waited_ns));
+    row.push_back(std::to_string(compute.launches + compute.graph_launches));
+  }
+  row.push_back(process.foreign ? "(in a container)" : process_name(process.pid));
+  return row;
+}
+
 void print_processes(const Slice& slice, const Style& style) {
   using enum Table::Align;
-  Table table({kRight, kLeft, kLeft, kRight, kLeft});
-  table.add({"PID", "USER", "GPU", "USED", "PROGRAM"});
+  const bool timed = std::any_of(slice.devices.begin(), slice.devices.end(),
+                                 [](const Device& device) { return device.sm_limit != 0; });
+  Table table(timed ? std::vector{kRight, kLeft, kLeft, kRight, kRight, kRight, kRight, kLeft}
+                    : std::vector{kRight, kLeft, kLeft, kRight, kLeft});
+  table.add(timed ? std::vector<std::string>{"PID", "USER", "GPU", "USED", "GPU TIME", "WAITED",
+                                             "LAUNCHES", "PROGRAM"}
+                  : std::vector<std::string>{"PID", "USER", "GPU", "USED", "PROGRAM"});
   int rows = 0;
   for (const Device& device : slice.devices) {
     if (device.slot < 0) continue;
     for (const job::ViewedProcess& process : slice.processes) {
       if (process.bytes[device.slot] == 0) continue;
-      table.add({std::to_string(process.pid), user_name(process.uid),
-                 device.index < 0 ? "?" : std::to_string(device.index),
-                 size_text(process.bytes[device.slot]),
-                 process.foreign ? "(in a container)" : process_name(process.pid)});
+      table.add(process_row(device, process, timed));
       rows++;
     }
   }
@@ -308,6 +292,10 @@ Json to_json(const Slice& slice, const Device& device) {
                          {"uid", process.uid},
                          {"bytes", process.bytes[device.slot]},
                          {"context_bytes", process.context_bytes[device.slot]},
+                         {"gpu_time_ns", process.compute[device.slot].gpu_ns},
+                         {"waited_ns", process.compute[device.slot].waited_ns},
+                         {"launches", process.compute[device.slot].launches},
+                         {"graph_launches", process.compute[device.slot].graph_launches},
                          {"foreign_pid_namespace", process.foreign}});
   }
   return {{"index", device.index < 0 ? Json(nullptr) : Json(device.index)},

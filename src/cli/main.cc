@@ -65,9 +65,14 @@ int main_with(std::vector<std::string> words) {
   app.get_formatter()->column_width(28);
   add_run(app, rest, &status);
   add_limits(app, &status);
+  add_status(app, &status);
+  add_top(app, &status);
+  add_report(app, &status);
   add_demo(app, &status);
   add_gpu_worker(app, &status);
+  add_share_worker(app, &status);
   add_processes(app, &status);
+  add_region(app, &status);
   add_calibrate(app, &status);
   add_config(app, &status);
   add_setup(app, &status);

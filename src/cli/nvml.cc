@@ -59,6 +59,7 @@ struct Nvml::Functions {
   X(nvmlDeviceGetUUID)                       \
   X(nvmlDeviceGetMemoryInfo)                 \
   X(nvmlDeviceGetMemoryInfo_v2)              \
+  X(nvmlDeviceGetUtilizationRates)           \
   X(nvmlDeviceGetComputeRunningProcesses)    \
   X(nvmlDeviceGetComputeRunningProcesses_v2) \
   X(nvmlDeviceGetComputeRunningProcesses_v3)
@@ -165,6 +166,15 @@ std::optional<NvmlMemory> Nvml::memory(nvmlDevice_t device) const {
     return std::nullopt;
   }
   return NvmlMemory{memory.total, memory.used};
+}
+
+std::optional<unsigned> Nvml::busy(nvmlDevice_t device) const {
+  nvmlUtilization_t rates = {};
+  if (call_->nvmlDeviceGetUtilizationRates == nullptr ||
+      call_->nvmlDeviceGetUtilizationRates(device, &rates) != NVML_SUCCESS) {
+    return std::nullopt;
+  }
+  return rates.gpu;
 }
 
 std::optional<std::vector<NvmlProcess>> Nvml::processes(nvmlDevice_t device) const {

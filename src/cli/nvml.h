@@ -45,6 +45,8 @@ class Nvml {
   const NvmlDevice* device_with_key(uint64_t key) const;
   std::string driver_version() const;
   std::optional<NvmlMemory> memory(nvmlDevice_t device) const;
+  // Percent of the last sampling period (a sixth of a second to a second) in which a kernel ran.
+  std::optional<unsigned> busy(nvmlDevice_t device) const;
   // Processes with a CUDA context, one entry a pid. None if the driver does not tell.
   std::optional<std::vector<NvmlProcess>> processes(nvmlDevice_t device) const;
 

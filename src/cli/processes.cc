@@ -5,15 +5,13 @@
 #include <filesystem>
 #include <set>
 #include <string>
-#include <vector>
 
-#include "abi/region.h"
 #include "cli/commands.h"
 #include "cli/failure.h"
+#include "cli/region_look.h"
 #include "job/cgroup.h"
 #include "job/config.h"
 #include "job/region.h"
-#include "job/region_view.h"
 
 namespace softmig::cli {
 namespace {
@@ -24,13 +22,12 @@ constexpr int kExitNoSlice = 3;
 void add_members(const job::Places& places, const job::Config& config, std::set<uint32_t>* pids) {
   char path[job::kMaxPath] = {};
   if (config.source == job::Source::kNone || !job::region_path(places, config, path)) return;
-  job::RegionView view;
-  std::vector<job::ViewedProcess> members(abi::kMaxSlots);
-  const job::ViewStatus status =
-      job::view_region(path, places.proc, &view, members.data(), static_cast<int>(members.size()));
-  if (status == job::ViewStatus::kForbidden) throw Failure(fmt::format("{}: cannot be read", path));
-  for (int i = 0; i < view.process_count; i++) {
-    if (!members[static_cast<size_t>(i)].foreign) pids->insert(members[static_cast<size_t>(i)].pid);
+  const RegionLook look = look_at_region(path, places.proc);
+  if (look.status == job::ViewStatus::kForbidden) {
+    throw Failure(fmt::format("{}: cannot be read", path));
+  }
+  for (const job::ViewedProcess& member : look.processes) {
+    if (!member.foreign) pids->insert(member.pid);
   }
 }
 

@@ -31,6 +31,8 @@ bool is_ours(const abi::RegionHeader& header) {
 
 void take_header(const abi::RegionHeader& header, RegionView* view) {
   view->created_ns = header.created_ns;
+  view->high_water = header.high_water.load(std::memory_order_relaxed);
+  if (view->high_water > abi::kMaxSlots) view->high_water = abi::kMaxSlots;
   for (uint32_t i = 0; i < abi::kMaxDevices; i++) {
     const abi::RegionDevice& from = header.device[i];
     if (word(from.key) == 0) continue;
@@ -42,7 +44,9 @@ void take_header(const abi::RegionHeader& header, RegionView* view) {
                        .gpu_ns = 0,
                        .waited_ns = 0,
                        .launches = 0,
-                       .graph_launches = 0};
+                       .graph_launches = 0,
+                       .paid_until_ns = 0,
+                       .clock_ns = 0};
   }
 }
 
@@ -56,6 +60,8 @@ void take_shares(int fd, RegionView* view) {
     to.waited_ns = word(shares[i].waited_ns);
     to.launches = word(shares[i].launches);
     to.graph_launches = word(shares[i].graph_launches);
+    to.paid_until_ns = word(shares[i].paid_until_ns);
+    to.clock_ns = word(shares[i].clock_ns);
   }
 }
 
@@ -82,7 +88,8 @@ bool take_slot(const abi::RegionSlot& slot, const char* proc_root, const Namespa
   const abi::PackedOwner owner = word(slot.owner);
   const uint32_t pid = policy::owner_pid(owner);
   if (owner == 0 || pid == 0) return false;
-  *process = {.pid = pid,
+  *process = {.slot = 0,
+              .pid = pid,
               .uid = slot.uid.load(std::memory_order_relaxed),
               .start_ticks = policy::owner_start(owner),
               .pid_namespace = word(slot.pid_namespace)};
@@ -97,6 +104,10 @@ bool take_slot(const abi::RegionSlot& slot, const char* proc_root, const Namespa
     process->bytes[i] = bytes_of(policy::charged_units(process->charge[i]));
     const uint64_t contexts = bytes_of(word(account.contexts));
     process->context_bytes[i] = contexts < process->bytes[i] ? contexts : process->bytes[i];
+    process->compute[i] = {.gpu_ns = word(account.gpu_ns),
+                           .waited_ns = word(account.waited_ns),
+                           .launches = word(account.launches),
+                           .graph_launches = word(account.graph_launches)};
   }
   return true;
 }
@@ -122,6 +133,7 @@ void take_slots(int fd, uint32_t count, const char* proc_root, RegionView* view,
       account_for(chunk[i], accounted);
       ViewedProcess found;
       if (!take_slot(chunk[i], proc_root, mine, &found)) continue;
+      found.slot = at + static_cast<uint32_t>(i);
       view->more = view->more || view->process_count == capacity;
       if (view->process_count < capacity) process[view->process_count++] = found;
     }
@@ -151,11 +163,9 @@ ViewStatus view_region(const char* path, const char* proc_root, RegionView* view
   }
   take_header(header, view);
   take_shares(fd, view);
-  uint32_t count = header.high_water.load(std::memory_order_relaxed);
-  if (count > abi::kMaxSlots) count = abi::kMaxSlots;
   // Should the file be cut while it is read, what was there by then is shown.
   Accounted accounted = {};
-  take_slots(fd, count, proc_root, view, accounted, process, capacity);
+  take_slots(fd, view->high_water, proc_root, view, accounted, process, capacity);
   if (has_objects(*view, accounted)) take_objects(fd, view);
   sys::close_file(fd);
   return ViewStatus::kOk;

@@ -16,22 +16,32 @@ struct ViewedDevice {
   uint64_t refusals = 0;
   // Compute: GPU time charged and time that launches waited at the gate, in ns, and how many.
   uint64_t gpu_ns = 0, waited_ns = 0, launches = 0, graph_launches = 0;
+  // CLOCK_MONOTONIC: up to here the share of GPU time is spent, and the job's last reading.
+  uint64_t paid_until_ns = 0, clock_ns = 0;
+};
+
+// The compute counters of one process on one device, as in ViewedDevice.
+struct ViewedCompute {
+  uint64_t gpu_ns = 0, waited_ns = 0, launches = 0, graph_launches = 0;
 };
 
 struct ViewedProcess {
-  uint32_t pid = 0;  // in the pid namespace `pid_namespace`
-  uint32_t uid = 0;  // as it said itself
+  uint32_t slot = 0;  // its number in the region
+  uint32_t pid = 0;   // in the pid namespace `pid_namespace`
+  uint32_t uid = 0;   // as it said itself
   uint64_t start_ticks = 0;
   uint64_t pid_namespace = 0;  // 0: not told yet
   bool foreign = false;        // in a pid namespace that is not the caller's: may be dead
   uint64_t bytes[abi::kMaxDevices] = {};
   uint64_t context_bytes[abi::kMaxDevices] = {};  // of `bytes`
+  ViewedCompute compute[abi::kMaxDevices] = {};
   // The words themselves: the same word in two looks means that nothing changed between them.
   abi::PackedCharge charge[abi::kMaxDevices] = {};
 };
 
 struct RegionView {
   uint64_t created_ns = 0;  // CLOCK_REALTIME
+  uint32_t high_water = 0;  // slots ever used
   ViewedDevice device[abi::kMaxDevices];
   int process_count = 0;  // entries filled in the caller's array
   bool more = false;      // there were more processes than the array holds

@@ -70,6 +70,27 @@ print(device[\"used\"] >= process[\"bytes\"], device[\"used\"] + device[\"free\"
   [[ "$output" == *"True True"*"True True"* ]]
 }
 
+@test "what each process did with GPU time, where that is limited" {
+  run -0 sliced --sm 50 -- bash -c '
+    coproc worker { "$SOFTMIG" gpu-worker; }
+    read -r _ pid <&"${worker[0]}"
+    uuid=$("$SOFTMIG" limits --json | python3 -c "import json, sys
+print(json.load(sys.stdin)[\"devices\"][0][\"uuid\"])")
+    for request in "open $uuid" launch launch; do
+      echo "$request" >&"${worker[1]}"
+      read -r answer <&"${worker[0]}"
+    done
+    "$SOFTMIG" limits
+    "$SOFTMIG" limits --json | python3 -c "import json, sys
+device = json.load(sys.stdin)[\"devices\"][0]
+process, = device[\"processes\"]
+print(process[\"launches\"], process[\"graph_launches\"], process[\"gpu_time_ns\"] == device[\"gpu_time_ns\"])"'
+  [[ "$output" == *"GPU  GPU TIME USED"*"WAITED  LAUNCHES  GRAPHS"* ]]
+  [[ "$output" == *"PID  USER"*"USED  GPU TIME"*"WAITED  LAUNCHES  PROGRAM"* ]]
+  [[ "$output" =~ " s         2  softmig" ]]
+  [ "${lines[-1]}" = "2 0 True" ]
+}
+
 @test "every device is listed, CUDA_VISIBLE_DEVICES hides and orders" {
   run -0 "$SOFTMIG" run --sim 3x8G --memory 4G -- sh -c '"$SOFTMIG" limits --json'
   [ "$(python3 -c 'import json, sys; print([d["index"] for d in json.load(sys.stdin)["devices"]])' <<<"$output")" = "[0, 1, 2]" ]

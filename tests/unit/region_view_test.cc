@@ -102,6 +102,31 @@ TEST_F(Viewed, ShowsWhatWasDoneWithTheShareOfGpuTime) {
   EXPECT_EQ(view_.device[0].graph_launches, 13u);
 }
 
+TEST_F(Viewed, ShowsWhatEachProcessDidWithGpuTime) {
+  add_me(8);
+  const int slot = add_me(8);
+  abi::RegionAccount& account = map_->slot[slot].device[0];
+  account.gpu_ns = 3'000'000'000;
+  account.waited_ns = 17;
+  account.launches = 19;
+  account.graph_launches = 23;
+  map_->share[0].paid_until_ns = 29;
+  map_->share[0].clock_ns = 31;
+  ASSERT_EQ(view(), ViewStatus::kOk);
+  ASSERT_EQ(view_.process_count, 2);
+  EXPECT_EQ(view_.high_water, 2u);
+  EXPECT_EQ(process_[0].slot, 0u);
+  EXPECT_EQ(process_[1].slot, 1u);
+  EXPECT_EQ(process_[0].compute[0].launches, 0u);
+  EXPECT_EQ(process_[1].compute[0].gpu_ns, 3'000'000'000u);
+  EXPECT_EQ(process_[1].compute[0].waited_ns, 17u);
+  EXPECT_EQ(process_[1].compute[0].launches, 19u);
+  EXPECT_EQ(process_[1].compute[0].graph_launches, 23u);
+  EXPECT_EQ(process_[1].compute[1].launches, 0u);
+  EXPECT_EQ(view_.device[0].paid_until_ns, 29u);
+  EXPECT_EQ(view_.device[0].clock_ns, 31u);
+}
+
 TEST_F(Viewed, TheWordOfAChargeChangesWithEveryChange) {
   const int slot = add_me(kUnits);
   ASSERT_EQ(view(), ViewStatus::kOk);
