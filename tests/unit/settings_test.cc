@@ -230,14 +230,15 @@ TEST(Share, RuleComesFromTheKeys) {
   EXPECT_EQ(share_rule(settings, 0), rule);
   EXPECT_EQ(share_rule(settings, 1).percent, 0u);
   EXPECT_EQ(share_rule({}, 0).frame_ns, kDefaultFrameNs);
-  for (const char* bad : {"SOFTMIG_FRAME_MS=4", "SOFTMIG_FRAME_MS=1001", "SOFTMIG_FRAME_MS=",
-                          "SOFTMIG_SHARE_MODE=Budget", "SOFTMIG_SHARE_MODE="}) {
+  for (const char* bad : {"SOFTMIG_FRAME_MS=4", "SOFTMIG_FRAME_MS=1001",
+                          "SOFTMIG_FRAME_MS=", "SOFTMIG_SHARE_MODE=Budget",
+                          "SOFTMIG_SHARE_MODE=", "SOFTMIG_BOARD=board", "SOFTMIG_BOARD="}) {
     EXPECT_EQ(status_of(bad), ParseStatus::kBadValue) << bad;
   }
 }
 
 TEST(ConfigKeys, AllHaveTheirWordsAndReadTheirOwnDefaults) {
-  EXPECT_EQ(config_keys().size(), 11u);
+  EXPECT_EQ(config_keys().size(), 12u);
   for (const ConfigKey& key : config_keys()) {
     EXPECT_EQ(find_key(key.name), &key);
     EXPECT_EQ(find_key(std::string(key.name) + "_3"),
