@@ -23,6 +23,7 @@ constexpr int kQuarter = 100 / kSharePrograms;
 constexpr uint64_t kHeadStartNs = 300'000'000;
 constexpr int kFrameMs = 250;
 constexpr double kStep = 0.25;
+constexpr int kLeastWidth = 72;
 constexpr int kMostPatienceMs = 20'000;
 
 int terminal_width() {
@@ -31,9 +32,11 @@ int terminal_width() {
   return told ? size.ws_col : 80;
 }
 
+// Lines that are drawn over must not wrap.
 bool is_live() {
   const char* term = std::getenv("TERM");
-  return isatty(STDOUT_FILENO) == 1 && term != nullptr && std::strcmp(term, "dumb") != 0;
+  return terminal_width() >= kLeastWidth && isatty(STDOUT_FILENO) == 1 && term != nullptr &&
+         std::strcmp(term, "dumb") != 0;
 }
 
 bool speaks_utf8() {

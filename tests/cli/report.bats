@@ -81,7 +81,7 @@ print(json.load(sys.stdin)[\"devices\"][0][\"uuid\"])")
     ls /var/lib/softmig/jobs'
   [ "$status" -eq 0 ]
   [ "$(grep -c "is no record of a job" <<<"$output")" -eq 4 ]
-  [ "${lines[-1]}" = 4712.json ]
+  [[ "$output" == *$'\n'4712.json && "$output" != *4711.json$'\n'4712.json ]]
 }
 
 @test "a folder that others can write takes no record, and the job ends all the same" {

@@ -93,6 +93,28 @@ class Top(unittest.TestCase):
         session.type("\x1b")
         self.assertEqual(session.status(), 0)
 
+    def test_arrows_move_through_the_slices(self):
+        more = [subprocess.Popen([SOFTMIG, "run", "--memory", f"{size}G", "--", "sleep", "60"],
+                                 env={**os.environ, **self.environment}) for size in (1, 2, 3)]
+        try:
+            session = self.top(80, 9, "--interval", "0.5")
+            self.expect(session, r"4 slices")
+            self.expect(session, r"\.\.\. 3 more below")
+            first = session.screen.text().split("\n")[7][:10]
+            session.type("\x1bOB")
+            self.expect(session, r"\.\.\. 2 more below", 5)
+            self.assertNotIn(first, session.screen.text())
+            session.type("\x1bOB")
+            self.expect(session, r"run\.\w+.*\nrun\.\w+", 5)
+            session.type("\x1b[5~")
+            self.expect(session, r"\.\.\. 3 more below", 5)
+            session.type("q")
+            self.assertEqual(session.status(), 0)
+        finally:
+            for process in more:
+                process.terminate()
+                process.wait()
+
     def test_count_ends_it(self):
         session = self.top(80, 24, "--count", "2", "--interval", "0.2")
         self.assertEqual(session.status(), 0)

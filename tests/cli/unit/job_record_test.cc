@@ -1,6 +1,14 @@
 #include "cli/job_record.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+
+#include "job/region.h"
 
 namespace softmig::cli {
 namespace {
@@ -78,6 +86,70 @@ TEST(JobRecord, TakesTheShardsFromTheSlots) {
   EXPECT_EQ(record.devices[0].shards, 3u);
   EXPECT_EQ(record.devices[0].of, 8u);
   EXPECT_FALSE(record.ended);
+}
+
+// A node's folders, in a folder of their own.
+class KeepRecord : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    char name[] = "/tmp/softmig-records.XXXXXX";
+    ASSERT_NE(mkdtemp(name), nullptr);
+    home_ = name;
+    ASSERT_EQ(mkdir(run().c_str(), 0755), 0);
+    std::ofstream(run() + "/4711.conf")
+        << "SOFTMIG_UID=" << getuid() << "\nCUDA_DEVICE_MEMORY_LIMIT=12G\nSOFTMIG_SLOTS=1/4\n";
+    chmod((run() + "/4711.conf").c_str(), 0644);
+    ASSERT_EQ(job::create_region_file((run() + "/4711.region").c_str(), getuid(), getgid()), 0);
+  }
+  void TearDown() override { std::filesystem::remove_all(home_); }
+
+  std::string run() const { return home_ + "/run"; }
+  std::string records() const { return home_ + "/jobs"; }
+  size_t count() const {
+    const std::filesystem::directory_iterator files(records());
+    return static_cast<size_t>(std::distance(begin(files), end(files)));
+  }
+
+ private:
+  std::string home_;
+};
+
+TEST_F(KeepRecord, CanBeReadBack) {
+  keep_record(4711, records(), run());
+  const auto record = read_record("4711", records());
+  ASSERT_TRUE(record);
+  EXPECT_EQ(record->job_id, 4711u);
+  EXPECT_EQ(record->uid, getuid());
+  EXPECT_TRUE(record->ended);
+  EXPECT_GT(record->begin_ns, 0u);
+  ASSERT_EQ(record->devices.size(), 1u);
+  EXPECT_EQ(record->devices[0].memory_limit, uint64_t{12} << 30);
+  EXPECT_EQ(record->devices[0].of, 4u);
+  EXPECT_FALSE(read_record("4712", records()));
+}
+
+TEST_F(KeepRecord, ASecondEndReplacesTheFirst) {
+  keep_record(4711, records(), run());
+  keep_record(4711, records(), run());
+  EXPECT_EQ(count(), 1u);
+}
+
+TEST_F(KeepRecord, NoMoreThanTheNewest) {
+  ASSERT_EQ(mkdir(records().c_str(), 0755), 0);
+  for (size_t i = 0; i < kMostRecords + 10; i++) {
+    std::ofstream(records() + "/" + std::to_string(i) + ".json") << "{}";
+  }
+  sleep(1);  // the time of a change is in seconds
+  keep_record(4711, records(), run());
+  EXPECT_EQ(count(), kMostRecords);
+  EXPECT_TRUE(read_record("4711", records()));
+}
+
+TEST_F(KeepRecord, WithoutConfigOrRegionThereIsNone) {
+  keep_record(4712, records(), run());
+  unlink((run() + "/4711.region").c_str());
+  keep_record(4711, records(), run());
+  EXPECT_FALSE(std::filesystem::exists(records()));
 }
 
 TEST(ConfigNames, OfJobs) {
