@@ -65,7 +65,7 @@ Runner::Runner(Gpu* gpu, const Costs& costs, const Spec& spec, const Period& per
       how_(how_of(spec.kind)),
       work_(period.start_ns, period.skip, period.count),
       busy_(period.start_ns, period.skip, period.count) {
-  const bool many = overlaps();
+  const bool many = spec.kind == Kind::kStreams || spec.kind == Kind::kSmall;
   for (int i = 0; i < (many ? kManyStreams : 1); ++i) {
     CUstream stream = how_ == How::kPerThread
                           ? reinterpret_cast<CUstream>(CU_STREAM_PER_THREAD_VALUE)
@@ -223,7 +223,7 @@ void Runner::finish(Lane* lane, const Chunk& chunk) {
   work_.add({begin, std::max(begin + 1, end)}, chunk.gpu_ns);
   lane->last_end_ns = end;
   events_.push_back(chunk.end);
-  if (overlaps()) intervals_.push_back({begin, end});
+  if (spec_.kind == Kind::kSmall) intervals_.push_back({begin, end});
 }
 
 int64_t Runner::time_of(CUevent event) const {
@@ -240,10 +240,10 @@ CUevent Runner::event() {
 }
 
 void Runner::report(gpu_test::Line* line) {
-  const Series& series = overlaps() ? busy_ : work_;
+  const Series& series = spec_.kind == Kind::kSmall ? busy_ : work_;
   const std::vector<double> windows = series.windows();
   line->add("share", series.percent());
-  if (overlaps()) line->add("work", work_.percent());
+  if (spec_.kind == Kind::kSmall) line->add("work", work_.percent());
   line->add("windows", static_cast<uint64_t>(windows.size()));
   line->add("window_mean", mean(windows)).add("window_deviation", deviation(windows));
   double longest = 0;

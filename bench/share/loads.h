@@ -85,10 +85,6 @@ class Runner {
     std::deque<Chunk> flying;
   };
 
-  // Several streams: what counts is the time in which any of them ran.
-  bool overlaps() const {
-    return spec_.kind == Spec::Kind::kStreams || spec_.kind == Spec::Kind::kSmall;
-  }
   Cost cost(const std::string& key) const;
   std::vector<Item> next_chunk();
   void launch(Lane* lane);

@@ -10,6 +10,7 @@
 SM_DRIVER(cuCtxGetCurrent);
 SM_DRIVER(cuMemGetInfo_v2);
 SM_DRIVER(cuStreamIsCapturing);
+SM_DRIVER(cuStreamQuery);
 
 namespace softmig::cuda {
 namespace {
@@ -245,8 +246,12 @@ void learn_overlap(Context& context, uint64_t alone, uint64_t fits) {
                         memory_order_relaxed);
 }
 
+bool takes_turns(const Context& context, uint64_t now) {
+  return now - context.turned_ns.load(memory_order_relaxed) < kTurnsNs;
+}
+
 uint64_t with_overlap(const Context& context, uint64_t cost, uint64_t now) {
-  if (now - context.turned_ns.load(memory_order_relaxed) > kTurnsNs) return cost;
+  if (!takes_turns(context, now)) return cost;
   return cost * context.overlap.load(memory_order_relaxed) / Context::kNoOverlap;
 }
 
@@ -263,8 +268,7 @@ void settle(Line& line, const Bracket& bracket, uint64_t begin, uint64_t end) {
   look_for_neighbours(context, now);
   look_for_peers(context.device, now);
   // Streams that take turns may overlap more than is known of them.
-  const bool takes_turns = now - context.turned_ns.load(memory_order_relaxed) < kTurnsNs;
-  const bool overlapped = takes_turns || is_overlapped(line, begin);
+  const bool overlapped = takes_turns(context, now) || is_overlapped(line, begin);
   const bool trusted = is_alone(context.device, now) && !overlapped;
   const Company company = trusted      ? Company::kNobody
                           : overlapped ? Company::kStreams
@@ -339,8 +343,7 @@ void end_runs(Context& context) {
 // The stream has had nothing to do since its last launch: nobody can tell when it was done, so its
 // charge stands. Where other streams may have run at the same time, shorter runs will tell.
 void drop_run(Line& line, uint64_t now) {
-  const uint64_t turned = line.context->turned_ns.load(memory_order_relaxed);
-  if (now - turned < kTurnsNs) line.target_ns /= 2;
+  if (takes_turns(*line.context, now)) line.target_ns /= 2;
   line.is_open = false;
   drop_bracket(line, line.open);
 }
@@ -428,12 +431,19 @@ void Launch::begin(CUstream stream, bool per_thread, const Work& work) {
   if (single || !at_ease || line->is_open) begin_timing(work, now, single, at_ease);
 }
 
+// Whether a stream had nothing to do before the launch that is being made. Where streams take turns
+// nobody can reckon when one of them is done.
+bool is_idle(const Line& line, uint64_t now, uint64_t cost) {
+  if (line.done_ns.load(memory_order_relaxed) > now + cost + 2000) return false;
+  return !takes_turns(*line.context, now) || next_cuStreamQuery(line.handle) == CUDA_SUCCESS;
+}
+
 void Launch::begin_timing(const Work& work, uint64_t now, bool single, bool at_ease) {
   Line& line = *line_;
   if (!line.grab()) return;
   const RelaxedCapture relaxed;
   // What the stream still has to do hides the time that the host needs for a launch.
-  const bool idle = line.done_ns.load(memory_order_relaxed) <= now + alone_ + 2000;
+  const bool idle = is_idle(line, now, alone_);
   if (line.is_open && idle) drop_run(line, now);
   if (line.is_open && (single || at_ease)) {
     line.is_open = false;

@@ -32,7 +32,7 @@ uint64_t pour_word(std::atomic<uint64_t>& shared, uint64_t start, uint64_t begin
     if (age < 0) return units;  // overtaken: nobody can tell any more
     if (age > 0) word = lap << kLapShift;
     uint64_t poured = 0;
-    for (uint32_t i = 0; i < kBusyCellsPerWord; i++) {
+    for (uint32_t i = kBusyCellsPerWord; i-- > 0;) {
       const uint64_t held = std::min(cell_of(word, i), kUnitsPerCell);
       const uint64_t room =
           std::min(part_in(start + i * kBusyCellNs, begin, end), kUnitsPerCell - held);
@@ -54,18 +54,10 @@ uint64_t pour(abi::RegionBusy& busy, uint64_t begin, uint64_t end, uint64_t cost
   const uint64_t wanted = (cost + kBusyUnitNs / 2) / kBusyUnitNs;
   const uint64_t first = begin / kWordNs * kWordNs;
   uint64_t poured = 0;
-  // Evenly over the interval first, so that others who overlap a part of it find the rest free.
-  for (uint64_t start = first; start < end && poured < wanted; start += kWordNs) {
-    const uint64_t to = std::min(start + kWordNs, end) - begin;
-    const auto due =
-        static_cast<uint64_t>(static_cast<unsigned __int128>(wanted) * to / (end - begin));
-    if (due <= poured) continue;
-    poured +=
-        pour_word(busy.word[start / kWordNs % abi::kBusyWords], start, begin, end, due - poured);
-  }
-  for (uint64_t start = first; start < end && poured < wanted; start += kWordNs) {
+  for (uint64_t start = (end - 1) / kWordNs * kWordNs; poured < wanted; start -= kWordNs) {
     poured +=
         pour_word(busy.word[start / kWordNs % abi::kBusyWords], start, begin, end, wanted - poured);
+    if (start <= first) break;
   }
   return poured >= wanted ? cost : std::min(cost, poured * kBusyUnitNs);
 }

@@ -2,11 +2,12 @@
 // several streams, in several processes) is charged once.
 //
 // A ring of cells in shared memory. Work that ran from `begin` to `end` and is said to have cost c
-// pours c into the cells of that interval; a cell holds no more than its own length, so what does
-// not fit was somebody else's time and is not charged. Two processes that are switched against each
-// other each pour half of the interval in which they ran, and both fit; two kernels that ran at
-// once do not. A cell that is older than a lap of the ring is emptied by whoever comes first; a
-// report that is older still is charged in full.
+// pours c into the cells of that interval, from its end backwards: what had to wait for others ran
+// at the end of its time, so whatever the order of the reports, what ran one after the other fits.
+// A cell holds no more than its own length; what does not fit was somebody else's time and is not
+// charged. Two processes that are switched against each other each pour half of the interval in
+// which they ran, and both fit; two kernels that ran at once do not. A cell that is older than a lap
+// of the ring is emptied by whoever comes first; a report that is older still is charged in full.
 //
 // Lock-free, and any process may die in the midst of it. Pure: times are arguments.
 #pragma once
