@@ -37,7 +37,7 @@ export PATH=/run/lab/bin:/usr/bin
 exec /etc/slurm/epilog_softmig.sh
 """
 SCRIPT = f": >{lab.HOME}/on.$SLURM_JOB_ID.${{SLURM_RESTART_COUNT:-0}}; sleep 300"
-KEPT = ("cgroup_ns", "gres", "lock")  # and what who was killed left of them, for a minute
+KEPT = ("board", "cgroup_ns", "gres", "lock")  # and what who was killed left of them, for a minute
 
 
 def setUpModule():
@@ -70,6 +70,7 @@ class Case(unittest.TestCase):
         for node, folder in self.folders.items():
             lab.wait_for(f"nothing left of jobs on {node}", lambda folder=folder: all(
                 entry.name.startswith(KEPT) for entry in folder.iterdir()))
+            self.assertEqual(list(folder.glob("board/*")), [])
         self.assert_no_node_was_drained()
 
     def forget_the_buried(self):
@@ -121,7 +122,8 @@ class Slices(Case):
         self.assertRegex(config.pop("SOFTMIG_GPUS"), "^GPU-[0-9a-f-]{36}$")
         self.assertEqual(config, {
             "SOFTMIG_UID": str(lab.FIRST_UID), "CUDA_DEVICE_MEMORY_LIMIT": "12288M",
-            "CUDA_DEVICE_SM_LIMIT": "25", "SOFTMIG_SLOTS": "0/4"})
+            "CUDA_DEVICE_SM_LIMIT": "25", "SOFTMIG_SLOTS": "0/4",
+            "SOFTMIG_BOARD": "/var/run/softmig/board"})
 
     def test_files_are_roots_and_the_region_is_the_users(self):
         job = self.running("-w", "n1", "--gres=gpu:l40s.4:1", user="bob")
@@ -130,7 +132,12 @@ class Slices(Case):
         status = (self.folders["n1"] / f"{job}.region").lstat()
         self.assertEqual((status.st_uid, status.st_gid, status.st_mode),
                          (lab.FIRST_UID + 1, lab.FIRST_UID + 1, 0o100600))
-        self.assertEqual(self.folders["n1"].stat().st_mode & 0o777, 0o755)
+        (claim,) = self.folders["n1"].glob("board/*")
+        status = claim.lstat()
+        self.assertEqual((status.st_uid, status.st_mode), (lab.FIRST_UID + 1, 0o100644))
+        self.assertTrue(claim.name.endswith(".0"))
+        for folder in (self.folders["n1"], claim.parent):
+            self.assertEqual((folder.stat().st_uid, folder.stat().st_mode & 0o777), (0, 0o755))
         self.assertEqual((self.folders["n1"] / "cgroup_ns").read_text().strip(),
                          str(os.stat("/proc/self/ns/cgroup").st_ino))
 
