@@ -47,9 +47,9 @@ CUfunction load_work(const Driver& d) {
   return function;
 }
 
-void Gpu::open() {
+void Gpu::open(int device) {
   std::string step;
-  const CUresult code = session_.open(gpu_test::Lookup{}, 0, &step);
+  const CUresult code = session_.open(gpu_test::Lookup{}, device, &step);
   must(code, step.c_str());
   const Driver& d = driver();
   launch_per_thread_ = reinterpret_cast<decltype(launch_per_thread_)>(

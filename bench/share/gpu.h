@@ -32,8 +32,9 @@ CUfunction load_work(const gpu_test::Driver& driver);
 
 class Gpu {
  public:
-  // A context on device 0 and the kernel in it.
-  void open();
+  // A context on the device with this ordinal and the kernel in it.
+  void open(int device);
+  int device() const { return session_.device; }
 
   const gpu_test::Driver& driver() const { return session_.driver; }
   std::string name() const;  // "NVIDIA H100 80GB HBM3, CUDA 13.0"

@@ -1,7 +1,8 @@
 // One program that uses the GPU, and what share of it it got.
 //
 //   share calibrate                                  what every unit of work costs, alone
-//   share run COSTS LOAD SECONDS [SKIP [START_NS]]   one load from START_NS (CLOCK_MONOTONIC) on
+//   share run COSTS LOAD SECONDS [SKIP [START_NS [DEVICE]]]
+//                                                    one load from START_NS (CLOCK_MONOTONIC) on
 //   share serve [COSTS]                              commands on standard input:
 //     calibrate | again KEY | run LOAD SECONDS SKIP START_NS
 //
@@ -58,7 +59,7 @@ void run(Gpu* gpu, const Costs& costs, const std::string& load, double seconds, 
   runner.run();
   gpu_test::Line line("share");
   line.add("load", load).add("pid", static_cast<int64_t>(getpid())).add("start_ns", start_ns);
-  line.add("seconds", seconds).add("skip", skip).add("late", late);
+  line.add("device", gpu->device()).add("seconds", seconds).add("skip", skip).add("late", late);
   runner.report(&line);
   line.add("ok", true).print();
 }
@@ -98,9 +99,9 @@ int serve(Gpu* gpu, Costs costs) {
 }
 
 int usage() {
-  std::fprintf(
-      stderr,
-      "usage: share calibrate | run COSTS LOAD SECONDS [SKIP [START_NS]] | serve [COSTS]\n");
+  std::fprintf(stderr,
+               "usage: share calibrate | run COSTS LOAD SECONDS [SKIP [START_NS [DEVICE]]] | serve "
+               "[COSTS]\n");
   return 2;
 }
 
@@ -111,7 +112,7 @@ int program(int argc, char** argv) {
   Costs costs;
   if (argc > 2 && !parse_costs(argv[2], &costs)) return usage();
   Gpu gpu;
-  gpu.open();
+  gpu.open(argc > 7 ? std::atoi(argv[7]) : 0);
   if (what == "serve") return serve(&gpu, costs);
   if (what == "calibrate")
     calibrate(&gpu, &costs);
