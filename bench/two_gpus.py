@@ -37,8 +37,10 @@ class Job:
 
     def __init__(self, options, limits=None):
         self.setting = ""
-        self.command = [os.path.join(options.build, "softmig"), "run"]
-        self.command += ["--sim", options.sim] if options.sim else []
+        self.command = []
+        if limits or options.sim:
+            self.command = [os.path.join(options.build, "softmig"), "run"]
+            self.command += ["--sim", options.sim] if options.sim else []
         if limits:
             # The general limit makes a slice; those of the GPUs hold instead of it.
             self.command += ["--sm", str(max(limits))]
@@ -47,7 +49,8 @@ class Job:
 
     def run(self, script, timeout=180):
         """Lines of JSON that the script printed."""
-        command = self.command + ["--", "sh", "-c", self.setting + script]
+        command = self.command + (["--"] if self.command else [])
+        command += ["sh", "-c", self.setting + script]
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=timeout, check=False
         )
