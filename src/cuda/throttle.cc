@@ -8,6 +8,8 @@
 #include "sys/self.h"
 
 SM_DRIVER(cuCtxGetCurrent);
+SM_DRIVER(cuFuncGetName);
+SM_DRIVER(cuKernelGetName);
 SM_DRIVER(cuMemGetInfo_v2);
 SM_DRIVER(cuStreamIsCapturing);
 SM_DRIVER(cuStreamQuery);
@@ -300,11 +302,11 @@ Work kernel_work(CUfunction function, const Shape& shape) {
   key = policy::mix(key, pair(shape.grid[2], shape.block[0]));
   key = policy::mix(key, pair(shape.block[1] << 16 | shape.block[2], shape.shared));
   const uint64_t blocks = uint64_t{shape.grid[0]} * shape.grid[1] * shape.grid[2];
-  return {key, handle, std::max<uint64_t>(blocks, 1)};
+  return {key, handle, std::max<uint64_t>(blocks, 1), function};
 }
 
 Work graph_work(CUgraphExec exec) {
-  return {policy::mix(reinterpret_cast<uint64_t>(exec), 2), 0, 0};
+  return {policy::mix(reinterpret_cast<uint64_t>(exec), 2), 0, 0, nullptr};
 }
 
 void forget_graph(CUgraphExec exec) {
@@ -372,6 +374,37 @@ void look_for_ends(Context& context, uint64_t now) {
   collect(context);
 }
 
+// Asked only in jobs that use several devices, and once per kernel.
+bool Launch::waits_for_peers(const Work& work) {
+  if (work.handle == nullptr || !slice().has_several_devices()) return false;
+  policy::Nature nature = row_->nature.load(memory_order_relaxed);
+  if (nature == policy::Nature::kNotKnown) {
+    const char* name = nullptr;
+    if (next_cuFuncGetName(&name, work.handle) != CUDA_SUCCESS &&
+        next_cuKernelGetName(&name, reinterpret_cast<CUkernel>(work.handle)) != CUDA_SUCCESS) {
+      name = nullptr;
+    }
+    nature = name == nullptr ? policy::Nature::kOrdinary : policy::nature_of(name);
+    row_->nature.store(nature, memory_order_relaxed);
+  }
+  return nature == policy::Nature::kCollective;
+}
+
+policy::Admission Launch::ask(const ShareRule& rule, uint64_t now, bool has_waited) {
+  const Context& context = *line_->context;
+  abi::RegionShare& share = slice().share(context.device);
+  if (collective_) {
+    policy::note_coupled(share, now);
+    if (policy::may_pass_as_collective(share, rule, now)) {
+      policy::charge(share, rule, cost_, now);
+      return {true, 0};
+    }
+  }
+  const uint64_t wait = policy::coupled_wait(slice().shares(), context.device, now);
+  if (wait != 0) return {false, wait};
+  return policy::admit(share, rule, cost_, now, has_waited, busy_until(context));
+}
+
 void Launch::begin(CUstream stream, bool per_thread, const Work& work) {
   Line* line = line_of(stream, per_thread);
   if (line == nullptr || !have_costs()) return;
@@ -408,8 +441,8 @@ void Launch::begin(CUstream stream, bool per_thread, const Work& work) {
   abi::RegionShare& share = slice().share(context.device);
   const bool at_ease = policy::is_at_ease(share, rule, now);
   policy::Admission admission = {};
-  if (!is_held(now, at_ease))
-    admission = policy::admit(share, rule, cost_, now, false, busy_until(context));
+  collective_ = waits_for_peers(work);
+  if (!is_held(now, at_ease)) admission = ask(rule, now, false);
   if (__builtin_expect(!admission.granted, 0)) now = wait();
   watch_demand(context.device, rule, cost_, now);
   share.gpu_ns.fetch_add(cost_, memory_order_relaxed);
@@ -573,8 +606,7 @@ uint64_t Launch::wait() {
     }
     uint64_t nap = now - begin < 20 * kShortNapNs ? kShortNapNs : kLongNapNs;
     if (!hold) {
-      const policy::Admission admission =
-          policy::admit(share, rule, cost_, now, true, busy_until(context));
+      const policy::Admission admission = ask(rule, now, true);
       if (admission.granted) break;
       nap = is_waiting_since(context, now) ? std::min(admission.wait_ns, kLongNapNs)
                                            : admission.wait_ns;

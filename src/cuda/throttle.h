@@ -14,6 +14,7 @@ struct Work {
   uint64_t key = 0;       // of this kernel in this shape, or of this graph
   uint64_t function = 0;  // of the kernel in any shape, 0: a graph
   uint64_t blocks = 0;
+  CUfunction handle = nullptr;  // of a kernel
 };
 struct Shape {
   unsigned int grid[3];
@@ -40,6 +41,8 @@ class Launch {
  private:
   enum class Timing : uint8_t { kNone, kSingle, kRun };
 
+  bool waits_for_peers(const Work& work);
+  policy::Admission ask(const policy::ShareRule& rule, uint64_t now, bool has_waited);
   void begin_timing(const Work& work, uint64_t now, bool single, bool at_ease);
   void fail();
   void leave_run();
@@ -55,6 +58,7 @@ class Launch {
   uint32_t number_ = 0;  // of the line's launches
   Timing timing_ = Timing::kNone;
   bool unknown_ = false, guessed_ = false;
+  bool collective_ = false;  // waits for kernels on other devices
   Bracket bracket_;
 };
 

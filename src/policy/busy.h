@@ -6,8 +6,9 @@
 // at the end of its time, so whatever the order of the reports, what ran one after the other fits.
 // A cell holds no more than its own length; what does not fit was somebody else's time and is not
 // charged. Two processes that are switched against each other each pour half of the interval in
-// which they ran, and both fit; two kernels that ran at once do not. A cell that is older than a lap
-// of the ring is emptied by whoever comes first; a report that is older still is charged in full.
+// which they ran, and both fit; two kernels that ran at once do not. A cell that is older than a
+// lap of the ring is emptied by whoever comes first; a report that is older still is charged in
+// full.
 //
 // Lock-free, and any process may die in the midst of it. Pure: times are arguments.
 #pragma once

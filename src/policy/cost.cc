@@ -1,6 +1,7 @@
 #include "policy/cost.h"
 
 #include <algorithm>
+#include <string_view>
 
 namespace softmig::policy {
 namespace {
@@ -49,6 +50,12 @@ void blend(Cost& cost, uint64_t sample) {
 
 }  // namespace
 
+Nature nature_of(const char* kernel_name) {
+  // ncclDevKernel_AllReduce_Sum_f16_RING_LL(...), of older versions ncclKernel_...
+  return std::string_view(kernel_name).starts_with("nccl") ? Nature::kCollective
+                                                           : Nature::kOrdinary;
+}
+
 Cost& CostTable::find(uint64_t key) {
   const uint32_t now = clock_.load(memory_order_relaxed);
   Cost* victim = nullptr;
@@ -77,6 +84,7 @@ Cost& CostTable::find(uint64_t key) {
   victim->countdown.store(0, memory_order_relaxed);
   victim->pending.store(0, memory_order_relaxed);
   victim->every.store(0, memory_order_relaxed);
+  victim->nature.store(Nature::kNotKnown, memory_order_relaxed);
   victim->used.store(now, memory_order_relaxed);
   victim->doubted = 0;
   victim->key.store(key, std::memory_order_release);
@@ -98,6 +106,7 @@ void CostTable::forget(uint64_t key) {
   row->samples.store(0, memory_order_relaxed);
   row->mean_ns.store(0, memory_order_relaxed);
   row->countdown.store(0, memory_order_relaxed);
+  row->nature.store(Nature::kNotKnown, memory_order_relaxed);
 }
 
 bool is_due(Cost& cost, uint64_t random) {

@@ -15,6 +15,11 @@
 
 namespace softmig::policy {
 
+// Whether a kernel waits, on the GPU, for kernels on other GPUs.
+enum class Nature : uint32_t { kNotKnown, kOrdinary, kCollective };
+// By its name, as NCCL and RCCL call theirs.
+Nature nature_of(const char* kernel_name);
+
 struct alignas(64) Cost {
   std::atomic<uint64_t> key;        // 0: free
   std::atomic<uint64_t> mean_ns;    // 0: not known
@@ -26,7 +31,8 @@ struct alignas(64) Cost {
   uint64_t lowest_ns;
   uint32_t doubted;
   std::atomic<uint32_t> every;  // launches per sample
-  uint64_t reserved;
+  std::atomic<Nature> nature;
+  uint32_t reserved;
 };
 static_assert(sizeof(Cost) == 64);
 

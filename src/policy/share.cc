@@ -18,6 +18,8 @@ constexpr uint64_t kHorizonNs = 2'000'000;
 constexpr uint64_t kLightPercent = 65, kHungryPercent = 80;
 // How long a light job is not asked again, in frames.
 constexpr uint64_t kLightFrames = 64;
+// Devices are coupled for so long after a kernel that made them so.
+constexpr uint64_t kCoupledNs = 1'000'000'000;
 constexpr uint64_t kPortionNs = 1'000'000;
 // A clock that falls by more than this is another one: the file has outlived a restart.
 constexpr uint64_t kClockFallNs = 10'000'000'000;
@@ -159,6 +161,28 @@ Admission admit(abi::RegionShare& share, const ShareRule& rule, uint64_t cost, u
   }
   queue(share, cost, now);
   return {true, 0};
+}
+
+uint64_t coupled_wait(std::span<const abi::RegionShare> shares, int device, uint64_t now) {
+  const auto is_coupled = [now](const abi::RegionShare& share) {
+    const uint64_t last = share.coupled_ns.load(memory_order_relaxed);
+    return last != 0 && now < last + kCoupledNs;
+  };
+  if (!is_coupled(shares[static_cast<size_t>(device)])) return 0;
+  uint64_t latest = 0;
+  for (const abi::RegionShare& share : shares) {
+    if (is_coupled(share))
+      latest = std::max(latest, share.paid_until_ns.load(memory_order_relaxed));
+  }
+  return latest >= now ? wait_of(latest - now) : 0;
+}
+
+bool may_pass_as_collective(const abi::RegionShare& share, const ShareRule& rule, uint64_t now) {
+  return share.paid_until_ns.load(memory_order_relaxed) < now + rule.frame_ns;
+}
+
+void note_coupled(abi::RegionShare& share, uint64_t now) {
+  share.coupled_ns.store(now, memory_order_relaxed);
 }
 
 void charge(abi::RegionShare& share, const ShareRule& rule, uint64_t cost, uint64_t now) {

@@ -11,6 +11,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "abi/region.h"
 
@@ -70,6 +71,15 @@ struct Admission {
 // done, by what was last seen to end; 0: it has nothing there.
 Admission admit(abi::RegionShare& share, const ShareRule& rule, uint64_t cost, uint64_t now,
                 bool has_waited, uint64_t busy_until = 0);
+// Devices whose kernels wait for each other must be let go together: else a kernel on one of them
+// spins for as long as the others are held, and is charged for it. How long a launch on `device`
+// waits for the coupled ones among `shares`, 0: not at all.
+uint64_t coupled_wait(std::span<const abi::RegionShare> shares, int device, uint64_t now);
+// A kernel that others wait for passes at once, unless the job is a frame behind: its name is its
+// own word.
+bool may_pass_as_collective(const abi::RegionShare& share, const ShareRule& rule, uint64_t now);
+void note_coupled(abi::RegionShare& share, uint64_t now);
+
 // Charges without asking.
 void charge(abi::RegionShare& share, const ShareRule& rule, uint64_t cost, uint64_t now);
 // Gives GPU time back that was charged and not used.

@@ -112,5 +112,12 @@ TEST_F(Costs, SamplingTakesAThirdOfAPercent) {
   }
 }
 
+TEST(Natures, AreKnownByName) {
+  EXPECT_EQ(nature_of("ncclDevKernel_AllReduce_Sum_f32_RING_LL(ncclDevKernelArgsStorage<4096ul>)"),
+            Nature::kCollective);
+  EXPECT_EQ(nature_of("_Z8my_ncclxPf"), Nature::kOrdinary);
+  EXPECT_EQ(nature_of(""), Nature::kOrdinary);
+}
+
 }  // namespace
 }  // namespace softmig::policy

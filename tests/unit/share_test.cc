@@ -289,5 +289,30 @@ TEST(Slots, HungryAndLightAreSeenApart) {
   EXPECT_FALSE(is_light(share, rule, now)) << "others may have slowed it down";
 }
 
+TEST(Coupled, DevicesAreLetGoTogether) {
+  abi::RegionShare shares[3] = {};
+  const ShareRule rule{.percent = 25};
+  charge(shares[1], rule, 10 * kMs, kStart);
+  EXPECT_EQ(coupled_wait(shares, 0, kStart), 0u) << "nobody waits for anybody";
+  note_coupled(shares[0], kStart);
+  EXPECT_EQ(coupled_wait(shares, 0, kStart), 0u) << "the other one is alone";
+  note_coupled(shares[1], kStart);
+  charge(shares[1], rule, 100 * kMs, kStart);
+  EXPECT_GT(coupled_wait(shares, 0, kStart), 0u);
+  EXPECT_EQ(coupled_wait(shares, 2, kStart), 0u) << "not one of them";
+  const uint64_t paid = shares[1].paid_until_ns + 1;
+  EXPECT_EQ(coupled_wait(shares, 0, paid), 0u);
+  EXPECT_EQ(coupled_wait(shares, 0, kStart + 2 * kSecond), 0u) << "long ago";
+}
+
+TEST(Coupled, CollectivesPassUnlessFarBehind) {
+  abi::RegionShare share = {};
+  const ShareRule rule{.percent = 25};
+  charge(share, rule, 10 * kMs, kStart);
+  EXPECT_TRUE(may_pass_as_collective(share, rule, kStart));
+  charge(share, rule, 100 * kMs, kStart);
+  EXPECT_FALSE(may_pass_as_collective(share, rule, kStart));
+}
+
 }  // namespace
 }  // namespace softmig::policy
