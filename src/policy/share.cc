@@ -20,6 +20,8 @@ constexpr uint64_t kLightPercent = 65, kHungryPercent = 80;
 constexpr uint64_t kLightFrames = 64;
 // Devices are coupled for so long after a kernel that made them so.
 constexpr uint64_t kCoupledNs = 1'000'000'000;
+// One that spun while the other process started is far behind, and still must not be held.
+constexpr uint64_t kMostBehindFrames = 50;
 constexpr uint64_t kPortionNs = 1'000'000;
 // A clock that falls by more than this is another one: the file has outlived a restart.
 constexpr uint64_t kClockFallNs = 10'000'000'000;
@@ -178,7 +180,7 @@ uint64_t coupled_wait(std::span<const abi::RegionShare> shares, int device, uint
 }
 
 bool may_pass_as_collective(const abi::RegionShare& share, const ShareRule& rule, uint64_t now) {
-  return share.paid_until_ns.load(memory_order_relaxed) < now + rule.frame_ns;
+  return share.paid_until_ns.load(memory_order_relaxed) < now + kMostBehindFrames * rule.frame_ns;
 }
 
 void note_coupled(abi::RegionShare& share, uint64_t now) {

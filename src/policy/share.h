@@ -75,7 +75,7 @@ Admission admit(abi::RegionShare& share, const ShareRule& rule, uint64_t cost, u
 // spins for as long as the others are held, and is charged for it. How long a launch on `device`
 // waits for the coupled ones among `shares`, 0: not at all.
 uint64_t coupled_wait(std::span<const abi::RegionShare> shares, int device, uint64_t now);
-// A kernel that others wait for passes at once, unless the job is a frame behind: its name is its
+// A kernel that others wait for passes at once, unless the job is 50 frames behind: its name is its
 // own word.
 bool may_pass_as_collective(const abi::RegionShare& share, const ShareRule& rule, uint64_t now);
 void note_coupled(abi::RegionShare& share, uint64_t now);

@@ -310,7 +310,7 @@ TEST(Coupled, CollectivesPassUnlessFarBehind) {
   const ShareRule rule{.percent = 25};
   charge(share, rule, 10 * kMs, kStart);
   EXPECT_TRUE(may_pass_as_collective(share, rule, kStart));
-  charge(share, rule, 100 * kMs, kStart);
+  charge(share, rule, 3 * kSecond, kStart);
   EXPECT_FALSE(may_pass_as_collective(share, rule, kStart));
 }
 
