@@ -18,11 +18,11 @@
 #include "cli/commands.h"
 #include "cli/failure.h"
 #include "cli/install.h"
+#include "cli/node_files.h"
 #include "cli/output.h"
 #include "cli/preload_file.h"
 #include "cli/smi_hook.h"
 #include "cli/trial.h"
-#include "node_files.h"
 
 namespace softmig::cli {
 namespace {

@@ -12,8 +12,8 @@
 
 #include "cli/child.h"
 #include "cli/failure.h"
+#include "cli/node_files.h"
 #include "cli/preload_file.h"
-#include "node_files.h"
 
 namespace softmig::cli {
 namespace {

@@ -21,8 +21,9 @@ own_system() {
   [ -z "$1" ] || printf '%s' "$1" >"$work/etc/ld.so.preload"
   unshare --mount bash -euc '
     mount --bind "$0/etc" /etc
-    for folder in /run /var/lib /var/log /usr/local/bin; do mount -t tmpfs tmpfs "$folder"; done
-    chmod 755 /run /var/lib /var/log /usr/local/bin
+    for folder in /run /var/lib /var/log /usr/local; do mount -t tmpfs tmpfs "$folder"; done
+    chmod 755 /run /var/lib /var/log /usr/local
+    mkdir /usr/local/bin /usr/local/lib
     eval "$1"' "$work" "$2"
 }
 

@@ -48,7 +48,7 @@ modes() { stat -c '%a %U:%G %n' "$@"; }
 mapped() { sed -n 's|.* \(/[^ ]*libsoftmig.so.*\)|\1|p' "/proc/${1:-self}/maps" | sort -u; }
 # What is there now and was not before, but for the package managers' own books.
 left() {
-  (cd /tmp/upper && find . ! -type d) |
+  (cd /tmp/upper && find . ! -type d ! -type c) |
     grep -v -E '^./var/(lib/(dpkg|rpm)|cache)/|^./root/.rpmdb/|^./var/log/[^/]*$|^./etc/ld.so.cache$|/man-db/' || true
   find /{var/log,run,var/lib,etc,usr/lib,usr/share}/softmig /var/lib/shared /usr/share/doc/softmig* \
     2>/dev/null || true
