@@ -185,7 +185,7 @@ C
     setpriv --reuid 65534 --clear-groups grep -q libsoftmig /proc/self/maps
     [ "$(cat /etc/ld.so.preload)" = /var/lib/shared/libsoftmig.so ]
     "$SOFTMIG" uninstall
-    ! grep -q libsoftmig /proc/self/maps
+    if grep -q libsoftmig /proc/self/maps; then exit 9; fi
     [ ! -e /etc/ld.so.preload ]
     [ -z "$(ls /run/softmig)" ]'
 }

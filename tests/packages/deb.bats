@@ -120,7 +120,7 @@ BAD      preload     /etc/ld.so.preload does not name the library
     dpkg -i $packages/now/softmig_*.deb >/tmp/log 2>&1
     softmig install >/dev/null
     sum=$(sha256sum </var/lib/shared/libsoftmig.so)
-    ! dpkg -i $packages/next/spoiled.deb >/tmp/log 2>&1
+    if dpkg -i $packages/next/spoiled.deb >/tmp/log 2>&1; then exit 9; fi
     grep -e "it printed" -e "was not put in place" /tmp/log
     [ "$(sha256sum </var/lib/shared/libsoftmig.so)" = "$sum" ]
     ls /var/lib/shared
@@ -145,7 +145,7 @@ installed" ]
     # What the line names cannot be removed: the line is out all the same.
     mount --bind /var/lib/shared /var/lib/shared
     mount -o remount,bind,ro /var/lib/shared
-    ! dpkg -r softmig >/tmp/log 2>&1
+    if dpkg -r softmig >/tmp/log 2>&1; then exit 9; fi
     grep -c "Read-only file system" /tmp/log
     cat /etc/ld.so.preload
     umount /var/lib/shared

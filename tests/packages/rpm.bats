@@ -102,7 +102,7 @@ softmig-99.0-1.$(uname -m)
     softmig install >/dev/null
     mount --bind /var/lib/shared /var/lib/shared
     mount -o remount,bind,ro /var/lib/shared
-    ! rpm -e softmig
+    if rpm -e softmig; then exit 9; fi
     [ ! -e /etc/ld.so.preload ]
     command rpm -q softmig
     umount /var/lib/shared
