@@ -190,10 +190,12 @@ endforeach()
 
 find_program(BATS bats)
 if(SOFTMIG_TESTS AND BATS)
-  foreach(kind deb rpm)
+  foreach(kind deb rpm containers)
     add_test(NAME packages.${kind}
              COMMAND ${BATS} ${CMAKE_CURRENT_SOURCE_DIR}/tests/packages/${kind}.bats)
     set_tests_properties(packages.${kind} PROPERTIES TIMEOUT 300 LABELS "packages;root"
       ENVIRONMENT "SOFTMIG_BUILD=${CMAKE_CURRENT_BINARY_DIR};SOFTMIG_SOURCE=${CMAKE_CURRENT_SOURCE_DIR}")
   endforeach()
+  # It uses what the other downloads.
+  set_tests_properties(packages.containers PROPERTIES DEPENDS preload.old_glibc)
 endif()
