@@ -227,10 +227,13 @@ class Setup {
     for (const Trial& trial :
          {Trial{.command = {"/bin/true"}, .preload_file = list},
           Trial{.command = {"/bin/true"}, .uid = kNobody, .preload_file = list},
-          Trial{.command = {"/bin/mount"}, .uid = kNobody, .preload_file = list, .prints = true}}) {
+          Trial{.command = {"/bin/mount", "--version"},
+          .uid = kNobody,
+          .preload_file = list,
+          .prints = true}}) {
       if (!trouble.empty() || !fs::exists(trial.command[0])) continue;
       trouble = try_out(trial);
-      if (!trouble.empty()) trouble = trial.command[0] + ": " + trouble;
+      if (!trouble.empty()) trouble = fmt::format("{}: {}", trial.command[0], trouble);
     }
     unlink(list.c_str());
     if (made) unlink(kPreloadFile);

@@ -79,6 +79,34 @@ BAD      preload     /etc/ld.so.preload does not name the library
                      -> softmig install: without it nothing is limited" ]
 }
 
+@test "an image that is being made: no /proc, nothing running" {
+  need_layers
+  run -0 on_layer '
+    umount -l /proc
+    dpkg -i $packages/now/softmig_*.deb >/tmp/log 2>&1 || cat /tmp/log
+    softmig install >/dev/null
+    cat /etc/ld.so.preload
+    /bin/true
+    dpkg -P softmig >/tmp/log 2>&1 || cat /tmp/log
+    [ ! -e /etc/ld.so.preload ]
+    left'
+  [ "$output" = /var/lib/shared/libsoftmig.so ]
+}
+
+@test "a node that was installed by hand becomes the package's" {
+  need_layers
+  run -0 on_layer '
+    '"$SOFTMIG_BUILD"'/softmig install >/dev/null
+    dpkg -i $packages/now/softmig_*.deb >/tmp/log 2>&1 || cat /tmp/log
+    cmp /usr/lib/softmig/libsoftmig.so /var/lib/shared/libsoftmig.so
+    cat /etc/ld.so.preload
+    softmig doctor | grep "two versions"
+    dpkg -P softmig >/tmp/log 2>&1 || cat /tmp/log
+    if [ -e /etc/ld.so.preload ] || [ -e /var/lib/shared ]; then echo left; fi'
+  [ "$output" = "/var/lib/shared/libsoftmig.so
+warning  library     /usr/bin/softmig and /usr/local/bin/softmig are two versions" ]
+}
+
 @test "upgraded under running programs: the list of libraries is not touched" {
   need_layers
   run -0 on_layer '
