@@ -56,12 +56,14 @@ install(FILES ${sm_packaging}/tmpfiles.conf DESTINATION lib/tmpfiles.d RENAME so
         COMPONENT node)
 install(FILES ${sm_packaging}/logrotate.conf DESTINATION /etc/logrotate.d RENAME softmig
         COMPONENT node)
-# The node agent, where it is built: its binary, its unit and its manual page.
-set(sm_agent_unit ${sm_packaging}/softmigd.service)
-if(TARGET softmigd AND EXISTS ${sm_agent_unit})
+# The node agent, where it is built: its binary, its unit and its manual page. The scripts in
+# packaging/deb and packaging/rpm restart and stop the unit; they do not enable it.
+if(TARGET softmigd)
   install(TARGETS softmigd RUNTIME DESTINATION sbin COMPONENT node)
-  install(FILES ${sm_agent_unit} DESTINATION lib/systemd/system COMPONENT node)
   sm_make_manual(softmigd softmigd 8)
+  if(EXISTS ${sm_packaging}/softmigd.service)
+    install(FILES ${sm_packaging}/softmigd.service DESTINATION lib/systemd/system COMPONENT node)
+  endif()
 endif()
 
 # softmig-controller and softmig-client: each has the rules, and needs nothing of the other.

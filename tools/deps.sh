@@ -17,7 +17,7 @@ tests=(bats binutils util-linux procps python3-pip clang-14 libclang-rt-14-dev)
 slurm=(lua-busted lua5.1 lua5.2 lua5.3 lua5.4 slurmctld slurmd slurm-client
   slurm-wlm-basic-plugins munge iproute2)
 # What builds and checks the packages.
-packages=(dpkg-dev lintian rpm)
+packages=(dpkg-dev file lintian rpm)
 check=(lua-check git shellcheck clang-format clang-tidy)
 
 case "${1:-}" in

@@ -247,7 +247,15 @@ PYTHON
       python3 "$0/busy.py" "$0/ready" >"$0/old.$i" 2>&1 &
       programs[i]=$!
     done
-    until [ "$(ls "$0/ready" | wc -l)" = 50 ]; do sleep 0.1; done
+    wait_for() {
+      for _ in {1..600}; do
+        [ "$(ls "$0/ready" | wc -l)" != "$1" ] || return 0
+        sleep 0.1
+      done
+      cat "$0"/old.* "$0"/new.*
+      exit 1
+    }
+    wait_for 50
     cp /var/lib/shared/libsoftmig.so "$0/libsoftmig.so"
     printf "\0" >>"$0/libsoftmig.so"
     "$SOFTMIG" update --library "$0/libsoftmig.so" | grep "tried, put in place"
@@ -257,7 +265,7 @@ PYTHON
       python3 "$0/busy.py" "$0/ready" >"$0/new.$i" 2>&1 &
       programs[50+i]=$!
     done
-    until [ "$(ls "$0/ready" | wc -l)" = 55 ]; do sleep 0.1; done
+    wait_for 55
     touch "$0/ready/stop"
     for i in ${!programs[@]}; do
       wait ${programs[i]} || { echo "program $i"; cat "$0"/*.$i; exit 1; }

@@ -169,6 +169,7 @@ installed" ]
     dpkg -i $packages/now/*.deb >/tmp/log 2>&1
     cp /bin/echo /usr/bin/nvidia-smi
     softmig install --nvidia-smi-hook >/dev/null
+    [ "$(nvidia-smi one two)" = "one two" ]
     touch /var/log/softmig/1.log /run/softmig/1.conf
     # What the line names cannot be removed: the line is out all the same.
     mount --bind /var/lib/shared /var/lib/shared
