@@ -5,7 +5,7 @@ BUILD ?= build
 JOBS ?= $(shell nproc)
 
 .DEFAULT_GOAL := build
-.PHONY: build demo test check deps gpu-test bench asan tsan clang fuzz clean help
+.PHONY: build demo test check packages deps gpu-test bench asan tsan clang fuzz clean help
 
 CMAKE_BUILD := cmake --build $(BUILD) --parallel $(JOBS)
 DEMO_PARTS := softmig softmig_cli sim_cuda_130 sim_nvml_130
@@ -39,6 +39,11 @@ check: ## format, shell scripts, layers, exports, clang-tidy
 	tools/check_layers.py .
 	tools/check_exports.sh $(BUILD)/libsoftmig.so
 	tools/check_tidy.sh $(BUILD)
+
+packages: ## build deb and rpm packages, in $(BUILD)/packages
+	@tools/deps.sh packages
+	$(call configure,$(BUILD))
+	$(CMAKE_BUILD) --target packages
 
 deps: ## install the Debian packages that are missing
 	@tools/deps.sh check

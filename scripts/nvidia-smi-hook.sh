@@ -1,6 +1,7 @@
 #!/bin/sh
 # nvidia-smi for GPUs that jobs share: it shows the processes of one's own job and no others.
 #
+#   softmig install --nvidia-smi-hook, or:
 #   mv /usr/bin/nvidia-smi /usr/bin/nvidia-smi.real
 #   install -m 755 nvidia-smi-hook.sh /usr/bin/nvidia-smi
 #

@@ -3,7 +3,8 @@
 #
 #   deps.sh build    the library, the command line, the simulated GPU and all test programs
 #   deps.sh test     the above, and what the tests call
-#   deps.sh check    the above, and what looks at the sources
+#   deps.sh packages the first, and what makes packages
+#   deps.sh check    all above, and what looks at the sources
 #
 # Does nothing if all are there. Installing needs root; without it, the command to type is printed.
 set -euo pipefail
@@ -15,14 +16,17 @@ tests=(bats binutils util-linux procps python3-pip clang-14 libclang-rt-14-dev)
 # What the tests of the Slurm side call; without them those tests are skipped.
 slurm=(lua-busted lua5.1 lua5.2 lua5.3 lua5.4 slurmctld slurmd slurm-client
   slurm-wlm-basic-plugins munge iproute2)
+# What builds and checks the packages.
+packages=(dpkg-dev file lintian rpm)
 check=(lua-check git shellcheck clang-format clang-tidy)
 
 case "${1:-}" in
   build) wanted=("${build[@]}") ;;
-  test) wanted=("${build[@]}" "${tests[@]}" "${slurm[@]}") ;;
-  check) wanted=("${build[@]}" "${tests[@]}" "${slurm[@]}" "${check[@]}") ;;
+  test) wanted=("${build[@]}" "${tests[@]}" "${slurm[@]}" "${packages[@]}") ;;
+  packages) wanted=("${build[@]}" "${packages[@]}") ;;
+  check) wanted=("${build[@]}" "${tests[@]}" "${slurm[@]}" "${packages[@]}" "${check[@]}") ;;
   *)
-    echo "usage: $0 build|test|check" >&2
+    echo "usage: $0 build|test|packages|check" >&2
     exit 2
     ;;
 esac

@@ -2,6 +2,7 @@
 
 #include <elf.h>
 #include <fmt/core.h>
+#include <sys/auxv.h>
 
 #include <algorithm>
 #include <cstring>
@@ -20,8 +21,7 @@ fs::path own_folder() { return fs::path(own_path()).parent_path(); }
 
 Elf64_Ehdr own_machine() {
   Elf64_Ehdr header = {};
-  std::ifstream("/proc/self/exe", std::ios::binary)
-      .read(reinterpret_cast<char*>(&header), sizeof header);
+  std::ifstream(own_path(), std::ios::binary).read(reinterpret_cast<char*>(&header), sizeof header);
   return header;
 }
 
@@ -49,8 +49,11 @@ std::string trouble_with(const std::string& path) {
 std::string own_path() {
   std::error_code error;
   const fs::path path = fs::read_symlink("/proc/self/exe", error);
-  if (error) throw Failure("cannot find the softmig binary: /proc is not mounted");
-  return path.string();
+  if (!error) return path.string();
+  // A node image under construction may have no /proc.
+  const auto* name = reinterpret_cast<const char*>(getauxval(AT_EXECFN));
+  if (name != nullptr && *name == '/') return name;
+  throw Failure("cannot find the softmig binary: /proc is not mounted");
 }
 
 std::string find_library(const std::string& given) {

@@ -18,8 +18,10 @@
 #include "cli/commands.h"
 #include "cli/failure.h"
 #include "cli/install.h"
+#include "cli/node_files.h"
 #include "cli/output.h"
 #include "cli/preload_file.h"
+#include "cli/smi_hook.h"
 #include "cli/trial.h"
 
 namespace softmig::cli {
@@ -29,6 +31,8 @@ namespace fs = std::filesystem;
 
 constexpr unsigned kNobody = 65534;
 constexpr const char* kCommand = "/usr/local/bin/softmig";
+constexpr const char* kPackagedCommand = "/usr/bin/softmig";
+constexpr const char* kConfigs = "/run/softmig";
 
 struct Folder {
   const char* path;
@@ -39,29 +43,23 @@ constexpr Folder kFolders[] = {
 constexpr Folder kLogFolder = {"/var/log/softmig", 01777};
 constexpr unsigned kGroupLogMode = 0775;
 
+constexpr const char* kOwnFolder = "/usr/local/lib/softmig";
+
 struct SystemFile {
   const char* path;
   const char* contents;
+  unsigned mode;
 };
+// A package brings its own.
 constexpr SystemFile kFiles[] = {
-    // /run is empty after a boot.
-    {"/etc/tmpfiles.d/softmig.conf", "d /run/softmig 0755 root root -\n"},
-    {"/etc/logrotate.d/softmig",
-     "/var/log/softmig/*.log {\n"
-     "    su root root\n"
-     "    weekly\n"
-     "    rotate 4\n"
-     "    maxage 60\n"
-     "    missingok\n"
-     "    notifempty\n"
-     "    compress\n"
-     "    copytruncate\n"
-     "}\n"},
+    {"/etc/tmpfiles.d/softmig.conf", kTmpfilesText, 0644},
+    {"/etc/logrotate.d/softmig", kLogrotateText, 0644},
+    {"/usr/local/lib/softmig/nvidia-smi-hook.sh", kSmiHookText, 0755},
 };
 
 struct Options {
   std::string library, log_group, root;
-  bool preload = true;
+  bool preload = true, smi_hook = false;
 };
 
 void need_root(const char* command) {
@@ -81,16 +79,21 @@ class Setup {
 
   void install() {
     need_root("install");
+    if (options_.smi_hook) smi_hook_.check();
     const std::string source = find_library(options_.library);
     for (const Folder& folder : kFolders) make_folder(folder, 0);
     make_log_folder();
-    for (const SystemFile& file : kFiles) put(file.path, file.contents, 0644);
     put_library(source);
-    put_command();
+    if (!is_packaged()) {
+      for (const SystemFile& file : kFiles) put(file.path, file.contents, file.mode);
+      put_command();
+    }
+    if (options_.smi_hook || smi_hook_.in_front()) say(SmiHook::kProgram, smi_hook_.put());
     if (options_.preload) put_line();
-    fmt::print("{}\n", options_.preload
+    const std::string list = read_file(at(kPreloadFile));
+    fmt::print("{}\n", with_preload(list, "") != list
                            ? "Installed. Programs that start from now on load the library."
-                           : "Installed. Nothing loads the library yet.");
+                           : "Installed. Nothing loads the library yet: softmig install does it.");
   }
 
   void uninstall() {
@@ -101,15 +104,21 @@ class Setup {
       rest.empty() ? remove(kPreloadFile) : replace(kPreloadFile, rest, 0644);
       say(kPreloadFile, "the line was taken out");
     }
+    warn_of_jobs();
+    if (smi_hook_.take_back()) say(SmiHook::kProgram, "the program is back in its place");
     remove(kSharedLibrary);
-    for (const SystemFile& file : kFiles) remove(file.path);
-    if (fs::exists(at(kCommand)) && !fs::equivalent(at(kCommand), own_path())) remove(kCommand);
+    if (!is_packaged()) {
+      for (const SystemFile& file : kFiles) remove(file.path);
+      remove(kCommand);
+      rmdir(at(kOwnFolder).c_str());
+    }
     fmt::print(
         "Uninstalled. Running programs keep what they have loaded; configs and logs stay.\n");
   }
 
  private:
   bool is_this_system() const { return options_.root.empty(); }
+  bool is_packaged() const { return is_this_system() && own_path() == kPackagedCommand; }
   std::string at(const std::string& path) const { return options_.root + path; }
 
   void make_folder(const Folder& folder, gid_t group) {
@@ -124,12 +133,31 @@ class Setup {
   }
 
   void make_log_folder() {
-    if (options_.log_group.empty()) return make_folder(kLogFolder, 0);
+    if (options_.log_group.empty()) {
+      if (!log_folder_is_right()) make_folder(kLogFolder, 0);
+      return;
+    }
     const group* found = getgrnam(options_.log_group.c_str());
     if (found == nullptr) {
       throw Failure(fmt::format("--log-group {}: there is no such group", options_.log_group));
     }
     make_folder({kLogFolder.path, kGroupLogMode}, found->gr_gid);
+  }
+
+  // An update keeps the group that an installation was given.
+  bool log_folder_is_right() const {
+    struct stat status = {};
+    return lstat(at(kLogFolder.path).c_str(), &status) == 0 && S_ISDIR(status.st_mode) &&
+           status.st_uid == 0 && (status.st_mode & 07777) == kGroupLogMode && status.st_gid != 0;
+  }
+
+  void warn_of_jobs() const {
+    std::error_code error;
+    int jobs = 0;
+    for (const auto& entry : fs::directory_iterator(at(kConfigs), error)) {
+      jobs += entry.path().extension() == ".conf";
+    }
+    if (jobs != 0) say(kConfigs, fmt::format("{} jobs: what they start now is not limited", jobs));
   }
 
   void replace(const std::string& path, const std::string& contents, unsigned mode) const {
@@ -199,10 +227,13 @@ class Setup {
     for (const Trial& trial :
          {Trial{.command = {"/bin/true"}, .preload_file = list},
           Trial{.command = {"/bin/true"}, .uid = kNobody, .preload_file = list},
-          Trial{.command = {"/bin/mount"}, .uid = kNobody, .preload_file = list, .prints = true}}) {
+          Trial{.command = {"/bin/mount", "--version"},
+          .uid = kNobody,
+          .preload_file = list,
+          .prints = true}}) {
       if (!trouble.empty() || !fs::exists(trial.command[0])) continue;
       trouble = try_out(trial);
-      if (!trouble.empty()) trouble = trial.command[0] + ": " + trouble;
+      if (!trouble.empty()) trouble = fmt::format("{}: {}", trial.command[0], trouble);
     }
     unlink(list.c_str());
     if (made) unlink(kPreloadFile);
@@ -232,6 +263,7 @@ class Setup {
   }
 
   Options options_;
+  SmiHook smi_hook_{options_.root};
 };
 
 CLI::App* add(CLI::App& app, const char* name, const char* about,
@@ -254,7 +286,9 @@ void add_setup(CLI::App& app, int* status) {
       ->add_option("--log-group", options->log_group,
                    "Members of this group alone may make logs (775); else everybody (1777)")
       ->type_name("GROUP");
-  install->add_flag("!--no-preload", options->preload, "Do not write /etc/ld.so.preload");
+  install->add_flag("!--no-preload", options->preload, "Leave /etc/ld.so.preload as it is");
+  install->add_flag("--nvidia-smi-hook", options->smi_hook,
+                    "Put nvidia-smi-hook.sh in the place of /usr/bin/nvidia-smi");
   install->footer(
       "The new library is tried before anything loads it; the line in /etc/ld.so.preload is\n"
       "written last. Again with a newer library it is an update: running programs keep the old "
