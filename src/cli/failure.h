@@ -7,6 +7,8 @@
 #include <string>
 #include <utility>
 
+#include "host/text.h"
+
 namespace softmig::cli {
 
 // Exit statuses of all subcommands but `run`, which keeps to those of env and timeout.
@@ -27,7 +29,6 @@ class Failure : public std::runtime_error {
   int status_;
 };
 
-// "what: No such file or directory"
-std::string with_errno(const std::string& what, int error);
+using host::with_errno;
 
 }  // namespace softmig::cli

@@ -18,7 +18,6 @@
 #include "job/cgroup.h"
 #include "job/extra.h"
 #include "job/region.h"
-#include "job/trusted_file.h"
 #include "sys/clock.h"
 #include "sys/files.h"
 
@@ -28,7 +27,6 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
-constexpr std::string_view kConfigEnd = ".conf";
 constexpr size_t kMostEnvironment = size_t{256} * 1024;
 
 bool is_number(std::string_view text) {
@@ -241,7 +239,7 @@ std::string region_of_job(const job::Places& places, const std::string& name, ui
   char path[job::kMaxPath] = {};
   if (sys::exists(made.c_str()) || job::identify(places).job_id != job_id) return made;
   job::load_config(places, &own);
-  const bool is_this = fs::path(own.path).filename() == name + std::string(kConfigEnd);
+  const bool is_this = fs::path(own.path).filename() == name + ".conf";
   return is_this && job::region_path(places, own, path) ? path : made;
 }
 
@@ -328,36 +326,6 @@ Json to_json(const SeenGpu& gpu) {
 }
 
 }  // namespace
-
-std::string job_of_config_name(const std::string& name) {
-  if (!name.ends_with(kConfigEnd)) return {};
-  const std::string_view stem(name.data(), name.size() - kConfigEnd.size());
-  const size_t bar = stem.find('_');
-  const bool sound = is_number(stem.substr(0, bar)) &&
-                     (bar == std::string_view::npos || is_number(stem.substr(bar + 1)));
-  return sound ? std::string(stem) : std::string();
-}
-
-bool read_job_config(const job::Places& places, const std::string& name, policy::Settings* settings,
-                     std::string* error) {
-  char text[sizeof job::Config::error] = {};
-  base::Text trouble(text);
-  sys::FileStatus status;
-  bool absent = false;
-  const job::RunDirectory folder(places);
-  const int fd = folder.open(name.c_str(), &status, &absent, trouble);
-  *error = text;
-  if (fd < 0) return false;
-  sys::LineReader lines(fd);
-  std::string_view line;
-  for (int number = 1; lines.next(&line) && error->empty(); number++) {
-    const policy::ParseStatus result = policy::parse_line(line, settings);
-    if (result == policy::ParseStatus::kOk || result == policy::ParseStatus::kUnknownKey) continue;
-    *error = fmt::format("{}:{}: {}", name, number, printable(line));
-  }
-  sys::close_file(fd);
-  return error->empty();
-}
 
 SeenSlice make_slice(const policy::Settings& settings, const std::string& region,
                      const std::vector<SeenGpu>& gpus) {

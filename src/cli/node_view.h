@@ -12,6 +12,7 @@
 
 #include "cli/nvml.h"
 #include "cli/region_look.h"
+#include "host/job_config.h"
 #include "job/config.h"
 #include "policy/settings.h"
 
@@ -80,13 +81,8 @@ class NodeWatch {
 SeenSlice make_slice(const policy::Settings& settings, const std::string& region,
                      const std::vector<SeenGpu>& gpus);
 
-// The config {run_dir}/{name} as the library would take it. False: *error says why it is none, or
-// is empty if there is no such file.
-bool read_job_config(const job::Places& places, const std::string& name, policy::Settings* settings,
-                     std::string* error);
-
-// "4711" or "4711_3" of a name such as "4711.conf", empty if it is none.
-std::string job_of_config_name(const std::string& name);
+using host::job_of_config_name;
+using host::read_job_config;
 
 std::string host_name();
 

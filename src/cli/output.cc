@@ -12,29 +12,12 @@
 
 namespace softmig::cli {
 
-std::string with_errno(const std::string& what, int error) {
-  return what + ": " + std::strerror(error);
-}
-
 std::string size_text(uint64_t bytes) {
   if (bytes % base::kMiB == 0) return fmt::format("{} MiB", bytes / base::kMiB);
   if (bytes >= base::kMiB)
     return fmt::format("{:.1f} MiB", static_cast<double>(bytes) / base::kMiB);
   if (bytes % base::kKiB == 0) return fmt::format("{} KiB", bytes / base::kKiB);
   return fmt::format("{} B", bytes);
-}
-
-std::string printable(std::string_view text) {
-  std::string result;
-  for (const char c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte < 0x20 || byte == 0x7f) {
-      result += fmt::format("\\x{:02x}", byte);
-    } else {
-      result += c;
-    }
-  }
-  return result;
 }
 
 Style::Style(std::FILE* stream) {

@@ -7,13 +7,14 @@
 #include <string_view>
 #include <vector>
 
+#include "host/text.h"
+
 namespace softmig::cli {
 
 // "4096 MiB", "517.5 MiB", "12 KiB", "0 MiB": one unit for all that a GPU holds.
 std::string size_text(uint64_t bytes);
 
-// Text from elsewhere (file contents, names of programs) without control bytes.
-std::string printable(std::string_view text);
+using host::printable;
 
 // Emphasis for one stream: nothing unless it is a terminal, NO_COLOR is unset and TERM is not dumb.
 class Style {

@@ -1,4 +1,4 @@
-#include "cli/site_config.h"
+#include "host/site_config.h"
 
 #include <fmt/core.h>
 
@@ -12,11 +12,10 @@
 #include <set>
 
 #include "base/bytes.h"
-#include "cli/failure.h"
-#include "cli/output.h"
+#include "host/text.h"
 #include "policy/settings.h"
 
-namespace softmig::cli {
+namespace softmig::host {
 namespace {
 
 std::string lower(std::string_view text) {
@@ -32,19 +31,19 @@ bool is_type(std::string_view text) {
   });
 }
 
-std::optional<uint64_t> parse_shards(std::string_view text) {
+std::optional<uint64_t> parse_number(std::string_view text, uint64_t least, uint64_t most) {
   uint64_t value = 0;
-  if (text.empty() || text.size() > 2) return std::nullopt;
+  if (text.empty() || text.size() > 5) return std::nullopt;
   for (const char digit : text) {
     if (digit < '0' || digit > '9') return std::nullopt;
     value = value * 10 + static_cast<uint64_t>(digit - '0');
   }
-  if (value < 1 || value > kMaxShards) return std::nullopt;
+  if (value < least || value > most) return std::nullopt;
   return value;
 }
 
 bool set_shards(std::string_view type, std::string_view value, SiteConfig* config) {
-  const auto shards = parse_shards(value);
+  const auto shards = parse_number(value, 1, kMaxShards);
   if (!shards) return false;
   if (!type.empty()) {
     config->shards.set(type, *shards);
@@ -76,6 +75,48 @@ bool set_on_failure(std::string_view, std::string_view value, SiteConfig* config
   return value == "drain" || value == "cancel";
 }
 
+std::optional<Answer> parse_answer(std::string_view value) {
+  if (value == "report") return Answer::kReport;
+  if (value == "kill") return Answer::kKill;
+  if (value == "cancel") return Answer::kCancel;
+  return std::nullopt;
+}
+
+// The general line does not undo a line for one kind that stands above it.
+bool set_answer(std::string_view kind, std::string_view value, SiteConfig* config) {
+  const auto answer = parse_answer(value);
+  bool found = false;
+  for (int i = 0; answer && i < policy::kVerdictKinds; i++) {
+    const bool named = kind == policy::verdict_name(static_cast<policy::VerdictKind>(i));
+    if (!named && (!kind.empty() || config->answer_set[i])) continue;
+    config->answer[i] = *answer;
+    config->answer_set[i] = named;
+    found = true;
+  }
+  return found || (answer && kind.empty());
+}
+
+bool set_memory_tolerance(std::string_view, std::string_view value, SiteConfig* config) {
+  return base::parse_size(value, &config->tolerance.memory);
+}
+
+bool set_compute_tolerance(std::string_view, std::string_view value, SiteConfig* config) {
+  const auto points = parse_number(value, 0, 100);
+  if (points) config->tolerance.compute = *points;
+  return points.has_value();
+}
+
+bool set_metrics(std::string_view, std::string_view value, SiteConfig* config) {
+  const size_t colon = value.rfind(':');
+  const bool off = value == "off";
+  if (!off && (colon == std::string_view::npos || colon == 0 ||
+               !parse_number(value.substr(colon + 1), 1, 65535))) {
+    return false;
+  }
+  config->metrics_address = off ? "" : std::string(value);
+  return true;
+}
+
 struct Row {
   SiteKey key;
   bool (*set)(std::string_view type, std::string_view value, SiteConfig* config);
@@ -93,6 +134,19 @@ const Row kRows[] = {
     {{"ON_FAILURE", false, "cancel", "cancel or drain",
       "what follows when a slice cannot be set up: the job is cancelled, or the node is drained"},
      set_on_failure},
+    {{"ON_VERDICT", true, "report",
+      "report, kill or cancel, for over_memory, no_library, stranger, ledger, over_compute or orphan",
+      "what the agent does about a breach; in brackets: for this verdict"},
+     set_answer},
+    {{"MEMORY_TOLERANCE", false, "512M", "a size such as 512M",
+      "GPU memory beyond its limit that the agent lets a job have, for each process up to the fourth"},
+     set_memory_tolerance},
+    {{"COMPUTE_TOLERANCE", false, "10", "a whole number from 0 to 100",
+      "percentage points of GPU time beyond its limit that the agent lets a job have over 30 s"},
+     set_compute_tolerance},
+    {{"METRICS_ADDRESS", false, "127.0.0.1:9799", "an address with a port, or off",
+      "where the agent answers Prometheus"},
+     set_metrics},
 };
 
 // Keys of a job's config that a site may set for all jobs; the others are the job's own.
@@ -211,4 +265,4 @@ SiteConfig read_site_config(const std::string& path, std::vector<SiteProblem>* p
   return parse_site_config(text, path, problems);
 }
 
-}  // namespace softmig::cli
+}  // namespace softmig::host

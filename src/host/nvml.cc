@@ -1,13 +1,14 @@
-#include "cli/nvml.h"
+#include "host/nvml.h"
 
 #include <dlfcn.h>
 #include <fmt/core.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "job/region.h"
 
-namespace softmig::cli {
+namespace softmig::host {
 namespace {
 
 constexpr unsigned int kManyProcesses = 256;
@@ -45,6 +46,29 @@ std::optional<std::vector<NvmlProcess>> list_with(nvmlReturn_t (*function)(nvmlD
   return std::nullopt;
 }
 
+// As documented for r615; not among the declarations of abi/nvml.h, which are those of CUDA 12.0 to
+// 13.0.
+struct MemoryLimits {
+  const char* cgroup;
+  unsigned long long soft, hard;  // bytes
+};
+using SetMemoryLimits = nvmlReturn_t (*)(nvmlDevice_t, MemoryLimits*);
+
+// A process that computes and draws is in both lists, with the same figure.
+void merge(const std::vector<NvmlProcess>& more, std::vector<NvmlProcess>* list) {
+  for (const NvmlProcess& process : more) {
+    const auto known = std::find_if(list->begin(), list->end(), [&](const NvmlProcess& other) {
+      return other.pid == process.pid;
+    });
+    if (known == list->end()) {
+      list->push_back(process);
+    } else if (process.known) {
+      known->bytes = std::max(known->bytes, process.bytes);
+      known->known = true;
+    }
+  }
+}
+
 }  // namespace
 
 struct Nvml::Functions {
@@ -62,7 +86,10 @@ struct Nvml::Functions {
   X(nvmlDeviceGetUtilizationRates)           \
   X(nvmlDeviceGetComputeRunningProcesses)    \
   X(nvmlDeviceGetComputeRunningProcesses_v2) \
-  X(nvmlDeviceGetComputeRunningProcesses_v3)
+  X(nvmlDeviceGetComputeRunningProcesses_v3) \
+  X(nvmlDeviceGetGraphicsRunningProcesses_v3) \
+  X(nvmlDeviceGetMPSComputeRunningProcesses_v3) \
+  X(nvmlDeviceGetProcessUtilization)
 // NOLINTNEXTLINE(bugprone-macro-parentheses): a declaration
 #define SM_POINTER(name) decltype(&::name) name = nullptr;
   SM_NVML_FUNCTIONS(SM_POINTER)
@@ -73,7 +100,11 @@ struct Nvml::Functions {
     SM_NVML_FUNCTIONS(SM_FIND)
 #undef SM_FIND
 #undef SM_NVML_FUNCTIONS
+    set_memory_limits =
+        reinterpret_cast<SetMemoryLimits>(dlsym(library, "nvmlDeviceSetMemoryLimits_v1"));
   }
+
+  SetMemoryLimits set_memory_limits = nullptr;
 
   bool usable() const {
     return nvmlInit_v2 != nullptr && nvmlShutdown != nullptr && nvmlDeviceGetCount_v2 != nullptr &&
@@ -86,6 +117,8 @@ Nvml::Nvml() = default;
 
 Nvml::~Nvml() {
   if (started_) call_->nvmlShutdown();
+  // So that the next one is that of an updated driver.
+  if (library_ != nullptr) dlclose(library_);
 }
 
 std::unique_ptr<Nvml> Nvml::open(std::string* error, const std::string& library) {
@@ -190,4 +223,45 @@ std::optional<std::vector<NvmlProcess>> Nvml::processes(nvmlDevice_t device) con
   return std::nullopt;
 }
 
-}  // namespace softmig::cli
+std::optional<std::vector<NvmlProcess>> Nvml::all_processes(nvmlDevice_t device) const {
+  auto list = processes(device);
+  if (!list) return std::nullopt;
+  for (const auto function : {call_->nvmlDeviceGetGraphicsRunningProcesses_v3,
+                              call_->nvmlDeviceGetMPSComputeRunningProcesses_v3}) {
+    if (function == nullptr) continue;
+    if (const auto more = list_with(function, device)) merge(*more, &*list);
+  }
+  return list;
+}
+
+std::optional<std::vector<NvmlBusy>> Nvml::process_busy(nvmlDevice_t device,
+                                                        uint64_t since_us) const {
+  if (call_->nvmlDeviceGetProcessUtilization == nullptr) return std::nullopt;
+  std::vector<nvmlProcessUtilizationSample_t> samples(kManyProcesses);
+  auto count = static_cast<unsigned int>(samples.size());
+  nvmlReturn_t result = NVML_ERROR_INSUFFICIENT_SIZE;
+  for (int attempt = 0; attempt < 4 && result == NVML_ERROR_INSUFFICIENT_SIZE; attempt++) {
+    if (attempt > 0) samples.resize(std::max<size_t>(samples.size() * 2, count + kManyProcesses));
+    count = static_cast<unsigned int>(samples.size());
+    result =
+        call_->nvmlDeviceGetProcessUtilization(device, samples.data(), &count, since_us);
+  }
+  std::vector<NvmlBusy> list;
+  if (result == NVML_ERROR_NOT_FOUND) return list;  // nobody was
+  if (result != NVML_SUCCESS) return std::nullopt;
+  for (unsigned int i = 0; i < count && i < samples.size(); i++) {
+    list.push_back({samples[i].pid, samples[i].smUtil, samples[i].memUtil});
+  }
+  return list;
+}
+
+bool Nvml::can_limit_cgroups() const { return call_->set_memory_limits != nullptr; }
+
+nvmlReturn_t Nvml::limit_cgroup(nvmlDevice_t device, const std::string& cgroup,
+                                uint64_t bytes) const {
+  if (call_->set_memory_limits == nullptr) return NVML_ERROR_FUNCTION_NOT_FOUND;
+  MemoryLimits limits = {cgroup.c_str(), 0, bytes};
+  return call_->set_memory_limits(device, &limits);
+}
+
+}  // namespace softmig::host
