@@ -87,7 +87,7 @@ struct alignas(64) RegionShare {
   std::atomic<uint64_t> last_user;        // slot:16 | time of its last timed work, in us
   std::atomic<uint64_t> hungry_ns;        // when the job last was seen to be able to fill its slots
   std::atomic<uint64_t> light_until_ns;   // it was seen not to be: until then nobody asks again
-  std::atomic<uint64_t> coupled_ns;      // when it last waited for work on another device (NCCL)
+  std::atomic<uint64_t> coupled_ns;       // when it last waited for work on another device (NCCL)
   uint64_t reserved0[9];
   // As in RegionAccount, the dead included.
   std::atomic<uint64_t> gpu_ns;

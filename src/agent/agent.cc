@@ -12,9 +12,9 @@
 
 #include "agent/log.h"
 #include "host/text.h"
-#include "job/region.h"
 #include "job/cgroup.h"
 #include "job/extra.h"
+#include "job/region.h"
 #include "sys/clock.h"
 #include "sys/files.h"
 #include "sys/proc.h"
@@ -50,7 +50,8 @@ void for_each_process(const std::string& proc, Function&& function) {
   }
 }
 
-// A foreign process may lie about its slot; the one that is meant is told by all that the slot says.
+// A foreign process may lie about its slot; the one that is meant is told by all that the slot
+// says.
 bool is_slot_of(const job::ViewedProcess& slot, const ProcessFacts& who, uint64_t time_namespace) {
   if (slot.pid != (who.inner_pid & 0x3fffff) || slot.pid_namespace != who.pid_namespace) {
     return false;
@@ -94,7 +95,7 @@ void Agent::read_site() {
   if (usable) site_ = std::move(fresh);
 }
 
-void Agent::read_ledgers(host::RegionLook Ledger::* which) {
+void Agent::read_ledgers(host::RegionLook Ledger::*which) {
   for (const auto& [id, job] : jobs_.jobs()) {
     ledgers_[id].*which = host::look_at_region(jobs_.region_path(id), nullptr);
   }
@@ -116,8 +117,7 @@ void Agent::enter_charge(const ProcessFacts& who, uint64_t device_key,
   }
 }
 
-void Agent::add_processes(const DeviceLook& device, uint32_t index, uint64_t now_ns,
-                          Facts* facts) {
+void Agent::add_processes(const DeviceLook& device, uint32_t index, uint64_t now_ns, Facts* facts) {
   for (const host::NvmlProcess& listed : device.processes) {
     const ProcessFacts& who = processes_.look(listed.pid, now_ns);
     policy::GpuProcess process;
@@ -189,8 +189,8 @@ void Agent::publish_extra(const DriverLook& driver, const Facts& facts) {
       const DeviceLook& device = driver.devices[i];
       const int at = ledger.after.index_of(device.key);
       if (at < 0 || !device.listed) continue;
-      const uint64_t exported = std::max(ledger.after.view.device[at].exported,
-                                         ledger.before.view.device[at].exported);
+      const uint64_t exported =
+          std::max(ledger.after.view.device[at].exported, ledger.before.view.device[at].exported);
       const uint64_t beyond =
           policy::beyond_ledger(facts.processes, id, static_cast<uint32_t>(i), exported);
       page.device[page.device_count++] = {device.key, std::min(beyond, extra.last[at])};
@@ -237,14 +237,13 @@ void Agent::reclaim(uint64_t now_ns) {
     const int child = reclaim_slots(path, dead);
     if (child != 0) children_[child] = now_ns;
     last_.reclaimed += dead.size();
-    say(Weight::kNotice,
-        fmt::format("job {}: gave back what {} dead processes of containers held", id,
-                    dead.size()));
+    say(Weight::kNotice, fmt::format("job {}: gave back what {} dead processes of containers held",
+                                     id, dead.size()));
   }
   for (auto child = children_.begin(); child != children_.end();) {
     if (now_ns - child->second > 5 * kSecond) ::kill(child->first, SIGKILL);
-    child = waitpid(child->first, nullptr, WNOHANG) == 0 ? std::next(child)
-                                                         : children_.erase(child);
+    child =
+        waitpid(child->first, nullptr, WNOHANG) == 0 ? std::next(child) : children_.erase(child);
   }
 }
 
@@ -438,8 +437,8 @@ uint64_t Agent::look() {
     last_.driver = driver->driver;
     limit_by_driver(*driver, now);
     const Facts facts = gather(*driver, now);
-    const int count = judge_->look(now, facts.processes, facts.slices, facts.devices,
-                                   site_.tolerance, verdicts_);
+    const int count =
+        judge_->look(now, facts.processes, facts.slices, facts.devices, site_.tolerance, verdicts_);
     undecided = judge_->undecided();
     enforcer_.act(now, std::span(verdicts_).first(static_cast<size_t>(count)), facts.processes,
                   site_, facts.names);

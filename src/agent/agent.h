@@ -52,7 +52,7 @@ class Agent {
   };
 
   void read_site();
-  void read_ledgers(host::RegionLook Ledger::* which);
+  void read_ledgers(host::RegionLook Ledger::*which);
   Facts gather(const DriverLook& driver, uint64_t now_ns);
   void add_processes(const DeviceLook& device, uint32_t index, uint64_t now_ns, Facts* facts);
   void add_slices(const DeviceLook& device, uint32_t index, Facts* facts);

@@ -52,10 +52,10 @@ class DriverBackend : public MemoryBackend {
       Told& told = told_[{answer.job, answer.device_key}];
       told = {answer.bytes, answer.answer == NVML_SUCCESS, now_ns + kAgainNs};
       if (!told.accepted) {
-        say(Weight::kWarning, fmt::format("job {}: the driver refuses a memory limit for {} (NVML "
-                                          "error {}); the library's holds",
-                                          answer.job, answer.cgroup,
-                                          static_cast<int>(answer.answer)));
+        say(Weight::kWarning,
+            fmt::format("job {}: the driver refuses a memory limit for {} (NVML "
+                        "error {}); the library's holds",
+                        answer.job, answer.cgroup, static_cast<int>(answer.answer)));
       }
     }
   }

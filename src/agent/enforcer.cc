@@ -22,9 +22,9 @@ namespace softmig::agent {
 namespace {
 
 constexpr uint64_t kSecond = 1'000'000'000;
-constexpr uint64_t kRepeatNs = 60 * kSecond;   // a verdict that lasts is said again
-constexpr uint64_t kGraceNs = 5 * kSecond;     // between the offender and the rest of its job
-constexpr uint64_t kChildNs = 20 * kSecond;    // for scontrol and scancel
+constexpr uint64_t kRepeatNs = 60 * kSecond;  // a verdict that lasts is said again
+constexpr uint64_t kGraceNs = 5 * kSecond;    // between the offender and the rest of its job
+constexpr uint64_t kChildNs = 20 * kSecond;   // for scontrol and scancel
 constexpr uint64_t kMostLog = uint64_t{16} << 20;
 
 // 0 or an errno. On kernels before 5.3 there are no pidfds: what was just looked at is killed by
@@ -43,20 +43,26 @@ std::string text_of(const policy::Verdict& verdict, const std::string& device) {
   const uint64_t mib = verdict.amount / base::kMiB, limit = verdict.limit / base::kMiB;
   switch (verdict.kind) {
     case Kind::kOverMemory:
-      return fmt::format("holds {} MiB of {} with a limit of {} MiB, most of it beyond the ledger in "
-                         "{}", mib, device, limit, who);
+      return fmt::format(
+          "holds {} MiB of {} with a limit of {} MiB, most of it beyond the ledger in "
+          "{}",
+          mib, device, limit, who);
     case Kind::kNoLibrary:
       return fmt::format("{} holds {} MiB of {} and is in no ledger", who, mib, device);
     case Kind::kStranger:
-      return fmt::format("{} holds {} MiB of {}, which is sliced and not its job's", who, mib, device);
+      return fmt::format("{} holds {} MiB of {}, which is sliced and not its job's", who, mib,
+                         device);
     case Kind::kLedger:
       return verdict.limit == 0
                  ? fmt::format("its ledger is broken; it holds {} MiB of {}", mib, device)
-                 : fmt::format("holds {} MiB of {} and its ledger says {} MiB, the difference is in {}",
-                               mib, device, limit, who);
+                 : fmt::format(
+                       "holds {} MiB of {} and its ledger says {} MiB, the difference is in {}",
+                       mib, device, limit, who);
     case Kind::kOverCompute:
-      return fmt::format("used {:.1f} s of GPU time on {} within 30 s, {:.1f} s are its share; most "
-                         "by {}", seconds(verdict.amount), device, seconds(verdict.limit), who);
+      return fmt::format(
+          "used {:.1f} s of GPU time on {} within 30 s, {:.1f} s are its share; most "
+          "by {}",
+          seconds(verdict.amount), device, seconds(verdict.limit), who);
     case Kind::kOrphan:
       return fmt::format("{} has ended or its job has, and {} MiB of {} are still held", who, mib,
                          device);
@@ -119,16 +125,15 @@ void write_job_log(const std::string& log_dir, uint64_t job, uint32_t uid,
     close(fd);
     return;
   }
-  const std::string line =
-      fmt::format("{:%Y-%m-%d %H:%M:%S} softmigd: {}\n", fmt::localtime(std::time(nullptr)),
-                  host::printable(text));
+  const std::string line = fmt::format("{:%Y-%m-%d %H:%M:%S} softmigd: {}\n",
+                                       fmt::localtime(std::time(nullptr)), host::printable(text));
   if (size < kMostLog) sys::write_once(fd, line);
   close(fd);
 }
 
 void Enforcer::tell(const policy::Verdict& verdict, const std::string& text) {
-  say(Weight::kWarning, fmt::format("{}: {}: {}", subject(verdict.job),
-                                    policy::verdict_name(verdict.kind), text));
+  say(Weight::kWarning,
+      fmt::format("{}: {}: {}", subject(verdict.job), policy::verdict_name(verdict.kind), text));
 }
 
 void Enforcer::kill_one(const Target& target, const std::string& why) {
@@ -146,8 +151,7 @@ void Enforcer::kill_one(const Target& target, const std::string& why) {
 
 void Enforcer::kill(const policy::Verdict& verdict, uint64_t now_ns, Course* course,
                     std::span<const policy::GpuProcess> processes) {
-  const std::string why =
-      fmt::format("{}: {}", policy::verdict_name(verdict.kind), course->text);
+  const std::string why = fmt::format("{}: {}", policy::verdict_name(verdict.kind), course->text);
   if (course->killed_ns == 0) {
     course->killed_ns = now_ns;
     kill_one({verdict.pid, verdict.start_ticks, verdict.job, verdict.uid}, why);
@@ -200,10 +204,10 @@ void Enforcer::act(uint64_t now_ns, std::span<const policy::Verdict> verdicts,
     if (answer == host::Answer::kReport) continue;
     // Where scontrol can be had, the job's record says why.
     if (verdict.job != 0 && commented_.insert(verdict.job).second) {
-      start({"scontrol", "update", fmt::format("JobId={}", verdict.job),
-             fmt::format("Comment=SoftMig: {}: {}", policy::verdict_name(verdict.kind),
-                         course.text)},
-            now_ns);
+      start(
+          {"scontrol", "update", fmt::format("JobId={}", verdict.job),
+           fmt::format("Comment=SoftMig: {}: {}", policy::verdict_name(verdict.kind), course.text)},
+          now_ns);
     }
     kill(verdict, now_ns, &course, processes);
     if (answer == host::Answer::kCancel && verdict.job != 0 && !course.cancelled) {

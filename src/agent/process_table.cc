@@ -121,8 +121,8 @@ const ProcessFacts& ProcessTable::look(uint32_t pid, uint64_t now_ns) {
   Entry& entry = entries_[pid];
   entry.seen = true;
   const sys::ProcessState state = sys::process_state(proc_.c_str(), static_cast<int>(pid));
-  const bool same = state.exists && state.start_ticks == entry.facts.start_ticks &&
-                    entry.facts.start_ticks != 0;
+  const bool same =
+      state.exists && state.start_ticks == entry.facts.start_ticks && entry.facts.start_ticks != 0;
   if (same && now_ns - entry.read_ns < kKeepNs) {
     entry.facts.alive = !state.dead;
     entry.facts.image = state.image;

@@ -84,8 +84,8 @@ void SlotJudge::scan(uint64_t now_ns) {
 bool SlotJudge::lives(const job::ViewedProcess& process) const {
   // Half claimed, or in a namespace that may not be below ours: nobody can tell.
   if (process.start_ticks == 0 || process.pid_namespace == 0) return true;
-  const bool below = sys::pid_namespace() == kFirstPidNamespace ||
-                     namespaces_.contains(process.pid_namespace);
+  const bool below =
+      sys::pid_namespace() == kFirstPidNamespace || namespaces_.contains(process.pid_namespace);
   if (!below) return true;
   const bool comparable = process.time_namespace == sys::time_namespace();
   const auto first = living_.lower_bound({process.pid_namespace, process.pid, 0});

@@ -12,8 +12,8 @@ namespace softmig::cli {
 
 inline constexpr std::string_view kSliceDirPrefix = "softmig-run.";
 
-// The folder in which all slices of this user say who fills which slot of a GPU (job/board.h), made if
-// it is not there. Empty if there is none that nobody else can write to.
+// The folder in which all slices of this user say who fills which slot of a GPU (job/board.h), made
+// if it is not there. Empty if there is none that nobody else can write to.
 std::string board_folder();
 
 class SliceDir {

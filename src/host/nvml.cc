@@ -72,22 +72,22 @@ void merge(const std::vector<NvmlProcess>& more, std::vector<NvmlProcess>* list)
 }  // namespace
 
 struct Nvml::Functions {
-#define SM_NVML_FUNCTIONS(X)                 \
-  X(nvmlInit_v2)                             \
-  X(nvmlShutdown)                            \
-  X(nvmlErrorString)                         \
-  X(nvmlSystemGetDriverVersion)              \
-  X(nvmlDeviceGetCount_v2)                   \
-  X(nvmlDeviceGetHandleByIndex_v2)           \
-  X(nvmlDeviceGetName)                       \
-  X(nvmlDeviceGetUUID)                       \
-  X(nvmlDeviceGetMemoryInfo)                 \
-  X(nvmlDeviceGetMemoryInfo_v2)              \
-  X(nvmlDeviceGetUtilizationRates)           \
-  X(nvmlDeviceGetComputeRunningProcesses)    \
-  X(nvmlDeviceGetComputeRunningProcesses_v2) \
-  X(nvmlDeviceGetComputeRunningProcesses_v3) \
-  X(nvmlDeviceGetGraphicsRunningProcesses_v3) \
+#define SM_NVML_FUNCTIONS(X)                    \
+  X(nvmlInit_v2)                                \
+  X(nvmlShutdown)                               \
+  X(nvmlErrorString)                            \
+  X(nvmlSystemGetDriverVersion)                 \
+  X(nvmlDeviceGetCount_v2)                      \
+  X(nvmlDeviceGetHandleByIndex_v2)              \
+  X(nvmlDeviceGetName)                          \
+  X(nvmlDeviceGetUUID)                          \
+  X(nvmlDeviceGetMemoryInfo)                    \
+  X(nvmlDeviceGetMemoryInfo_v2)                 \
+  X(nvmlDeviceGetUtilizationRates)              \
+  X(nvmlDeviceGetComputeRunningProcesses)       \
+  X(nvmlDeviceGetComputeRunningProcesses_v2)    \
+  X(nvmlDeviceGetComputeRunningProcesses_v3)    \
+  X(nvmlDeviceGetGraphicsRunningProcesses_v3)   \
   X(nvmlDeviceGetMPSComputeRunningProcesses_v3) \
   X(nvmlDeviceGetProcessUtilization)
 // NOLINTNEXTLINE(bugprone-macro-parentheses): a declaration
@@ -243,8 +243,7 @@ std::optional<std::vector<NvmlBusy>> Nvml::process_busy(nvmlDevice_t device,
   for (int attempt = 0; attempt < 4 && result == NVML_ERROR_INSUFFICIENT_SIZE; attempt++) {
     if (attempt > 0) samples.resize(std::max<size_t>(samples.size() * 2, count + kManyProcesses));
     count = static_cast<unsigned int>(samples.size());
-    result =
-        call_->nvmlDeviceGetProcessUtilization(device, samples.data(), &count, since_us);
+    result = call_->nvmlDeviceGetProcessUtilization(device, samples.data(), &count, since_us);
   }
   std::vector<NvmlBusy> list;
   if (result == NVML_ERROR_NOT_FOUND) return list;  // nobody was

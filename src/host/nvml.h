@@ -57,9 +57,9 @@ class Nvml {
   std::optional<std::vector<NvmlProcess>> processes(nvmlDevice_t device) const;
   // The same with those that draw and the clients of MPS.
   std::optional<std::vector<NvmlProcess>> all_processes(nvmlDevice_t device) const;
-  // Who kept the device busy since `since_us` (microseconds since 1970; 0: as far back as the driver
-  // knows). None if the driver does not tell. One sample every 200 ms on an H100; the call takes
-  // 1.4 ms there.
+  // Who kept the device busy since `since_us` (microseconds since 1970; 0: as far back as the
+  // driver knows). None if the driver does not tell. One sample every 200 ms on an H100; the call
+  // takes 1.4 ms there.
   std::optional<std::vector<NvmlBusy>> process_busy(nvmlDevice_t device, uint64_t since_us) const;
 
   // Memory limits of a cgroup that the driver itself enforces (r615 and later, cgroup v2). They end

@@ -135,11 +135,13 @@ const Row kRows[] = {
       "what follows when a slice cannot be set up: the job is cancelled, or the node is drained"},
      set_on_failure},
     {{"ON_VERDICT", true, "report",
-      "report, kill or cancel, for over_memory, no_library, stranger, ledger, over_compute or orphan",
+      "report, kill or cancel, for over_memory, no_library, stranger, ledger, over_compute or "
+      "orphan",
       "what the agent does about a breach; in brackets: for this verdict"},
      set_answer},
     {{"MEMORY_TOLERANCE", false, "512M", "a size such as 512M",
-      "GPU memory beyond its limit that the agent lets a job have, for each process up to the fourth"},
+      "GPU memory beyond its limit that the agent lets a job have, for each process up to the "
+      "fourth"},
      set_memory_tolerance},
     {{"COMPUTE_TOLERANCE", false, "10", "a whole number from 0 to 100",
       "percentage points of GPU time beyond its limit that the agent lets a job have over 30 s"},

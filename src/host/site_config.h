@@ -44,7 +44,7 @@ struct SiteConfig {
   bool answer_set[policy::kVerdictKinds] = {};  // by a line of its own
   policy::Tolerance tolerance;
   std::string metrics_address = "127.0.0.1:9799";  // empty: no metrics
-  std::vector<std::string> job_lines;  // "KEY=VALUE" that go into every job's config
+  std::vector<std::string> job_lines;              // "KEY=VALUE" that go into every job's config
 };
 
 // A line that is wrong: "softmig.conf:3: NUM_SHARDS_PER_GPU: "0" is not ...".

@@ -30,10 +30,10 @@ struct ViewedProcess {
   uint32_t pid = 0;   // in the pid namespace `pid_namespace`
   uint32_t uid = 0;   // as it said itself
   uint64_t start_ticks = 0;
-  uint64_t pid_namespace = 0;  // 0: not told yet
+  uint64_t pid_namespace = 0;   // 0: not told yet
   uint64_t time_namespace = 0;  // start times of another one mean nothing
   uint64_t image = 0;           // as sys::ProcessState::image, 0: not known
-  bool foreign = false;        // in a pid namespace that is not the caller's: may be dead
+  bool foreign = false;         // in a pid namespace that is not the caller's: may be dead
   uint64_t bytes[abi::kMaxDevices] = {};
   uint64_t context_bytes[abi::kMaxDevices] = {};  // of `bytes`
   ViewedCompute compute[abi::kMaxDevices] = {};

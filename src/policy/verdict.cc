@@ -119,8 +119,7 @@ void Judge::judge_slice(const Facts& facts, const SliceOfGpu& slice) {
     }
   }
   if (count == 0) return;
-  const uint64_t scale =
-      count < kMostProcessesForTolerance ? count : kMostProcessesForTolerance;
+  const uint64_t scale = count < kMostProcessesForTolerance ? count : kMostProcessesForTolerance;
   const uint64_t allowance = facts.tolerance.memory * scale;
   const auto verdict = [&](VerdictKind kind, const GpuProcess& who, uint64_t amount,
                            uint64_t limit) {
@@ -158,9 +157,9 @@ void Judge::judge_compute(const Facts& facts, const SliceOfGpu& slice) {
     all += process.busy_ns;
     if (process.job != slice.job) continue;
     own += process.busy_ns;
-    const bool better = busiest == nullptr || (busiest->in_ledger && !process.in_ledger) ||
-                        (busiest->in_ledger == process.in_ledger &&
-                         process.busy_ns > busiest->busy_ns);
+    const bool better =
+        busiest == nullptr || (busiest->in_ledger && !process.in_ledger) ||
+        (busiest->in_ledger == process.in_ledger && process.busy_ns > busiest->busy_ns);
     if (better && process.alive && (process.busy_ns > 0 || busiest == nullptr)) busiest = &process;
   }
   if (sample != 0 && own != 0) {

@@ -12,8 +12,8 @@
 
 namespace softmig::gpu_test {
 
-// Beyond common/driver_functions.def these programs want spellings that cuGetProcAddress never gives
-// under that name, and functions that few drivers have. What is missing is null.
+// Beyond common/driver_functions.def these programs want spellings that cuGetProcAddress never
+// gives under that name, and functions that few drivers have. What is missing is null.
 #define SM_KIT_FUNCTIONS(X)               \
   X(cuInit)                               \
   X(cuDeviceGet)                          \
