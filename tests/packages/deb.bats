@@ -96,7 +96,7 @@ BAD      preload     /etc/ld.so.preload does not name the library
 @test "a node that was installed by hand becomes the package's" {
   need_layers
   run -0 on_layer '
-    '"$SOFTMIG_BUILD"'/softmig install >/dev/null
+    /tmp/build/softmig install >/dev/null
     dpkg -i $packages/now/softmig_*.deb >/tmp/log 2>&1 || cat /tmp/log
     cmp /usr/lib/softmig/libsoftmig.so /var/lib/shared/libsoftmig.so
     cat /etc/ld.so.preload

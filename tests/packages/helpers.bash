@@ -19,7 +19,7 @@ need_layers() {
 }
 
 # Runs a script as root of a system whose changes nobody else sees. $packages is where the packages
-# lie.
+# lie, /tmp/build has what was built.
 on_layer() {
   mkdir -p "$BATS_TEST_TMPDIR/layer"
   unshare --mount bash -euc '
@@ -31,7 +31,8 @@ on_layer() {
       mount -t tmpfs -o mode=755 none "$1/root/$folder"
     done
     chmod 1777 "$1/root/tmp"
-    mkdir "$1/root/tmp/packages"
+    mkdir "$1"/root/tmp/{packages,build}
+    cp "$SOFTMIG_BUILD"/{softmig,libsoftmig.so} "$1/root/tmp/build/"
     if [ -d "$2/now" ]; then cp -r "$2/now" "$2/next" "$1/root/tmp/packages/"; fi
     rm -rf "$1"/root/var/lib/{shared,softmig} "$1/root/var/log/softmig" "$1/root/etc/ld.so.preload" \
       "$1"/root/usr/local/{bin,lib}/softmig "$1/root/var/lib/man-db/auto-update"
