@@ -33,7 +33,7 @@ bool is_type(std::string_view text) {
 
 std::optional<uint64_t> parse_number(std::string_view text, uint64_t least, uint64_t most) {
   uint64_t value = 0;
-  if (text.empty() || text.size() > 5) return std::nullopt;
+  if (text.empty() || text.size() > std::to_string(most).size()) return std::nullopt;
   for (const char digit : text) {
     if (digit < '0' || digit > '9') return std::nullopt;
     value = value * 10 + static_cast<uint64_t>(digit - '0');
