@@ -143,7 +143,7 @@ set(CPACK_RPM_PACKAGE_LICENSE Apache-2.0)
 set(CPACK_RPM_PACKAGE_AUTOPROV OFF) # nothing links with the library
 # Folders that other packages own.
 set(CPACK_RPM_EXCLUDE_FROM_AUTO_FILELIST_ADDITION /etc /etc/logrotate.d /usr/lib/tmpfiles.d
-    /usr/lib/systemd /usr/lib/systemd/system /usr/share/licenses /usr/share/man
+    /usr/sbin /usr/lib/systemd /usr/lib/systemd/system /usr/share/licenses /usr/share/man
     /usr/share/man/man1 /usr/share/man/man8)
 
 # sm_package(PART PACKAGE SECTION ARCHITECTURE-OF-DEB OF-RPM SUMMARY TEXT)
