@@ -13,7 +13,14 @@ CUstreamCaptureMode& thread_mode() {
   return mode;
 }
 
-CUresult begin(Call& call, CUstream handle, CUstreamCaptureMode mode, bool per_thread) {
+// Where a capture begins: in a graph of the program's, after nodes of it; none: in a new graph.
+struct Origin {
+  Graph* graph = nullptr;
+  std::vector<Node*> tips;
+};
+
+CUresult begin(Call& call, CUstream handle, CUstreamCaptureMode mode, bool per_thread,
+               const Origin& from = {}) {
   CUresult code = CUDA_SUCCESS;
   Stream* stream = find_stream(handle, per_thread, call.context(), &code);
   if (stream == nullptr) return code;
@@ -21,16 +28,28 @@ CUresult begin(Call& call, CUstream handle, CUstreamCaptureMode mode, bool per_t
   if (stream == stream->context->legacy) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
   if (stream->capture != nullptr) return CUDA_ERROR_ILLEGAL_STATE;
   auto* capture = new Capture();
-  capture->graph = new Graph();
+  capture->graph = from.graph != nullptr ? from.graph : new Graph();
   capture->origin = stream;
   capture->mode = mode;
   capture->id = driver().next_id++;
   capture->thread = std::this_thread::get_id();
   capture->streams.insert(stream);
   stream->capture = capture;
-  stream->tips.clear();
+  stream->tips = from.tips;
   driver().captures.insert(capture);
   return CUDA_SUCCESS;
+}
+
+CUresult begin_in_graph(Call& call, CUstream stream, CUgraph handle, const CUgraphNode* nodes,
+                        size_t count, CUstreamCaptureMode mode, bool per_thread) {
+  Origin from{live<Graph>(handle), {}};
+  if (from.graph == nullptr || (nodes == nullptr && count != 0)) return CUDA_ERROR_INVALID_VALUE;
+  for (size_t i = 0; i < count; ++i) {
+    auto* node = live<Node>(nodes[i]);
+    if (node == nullptr || node->graph != from.graph) return CUDA_ERROR_INVALID_VALUE;
+    from.tips.push_back(node);
+  }
+  return begin(call, stream, mode, per_thread, from);
 }
 
 // Whether every joined stream's work leads back to the origin.
@@ -207,6 +226,22 @@ CUresult cuStreamBeginCapture_v2(CUstream stream, CUstreamCaptureMode mode) {
 CUresult cuStreamBeginCapture_v2_ptsz(CUstream stream, CUstreamCaptureMode mode) {
   Call call(__func__);
   return call.failed() ? call.code() : begin(call, stream, mode, true);
+}
+
+CUresult cuStreamBeginCaptureToGraph(CUstream stream, CUgraph graph, const CUgraphNode* nodes,
+                                     const CUgraphEdgeData*, std::size_t count,
+                                     CUstreamCaptureMode mode) {
+  Call call(__func__);
+  if (call.failed()) return call.code();
+  return begin_in_graph(call, stream, graph, nodes, count, mode, false);
+}
+
+CUresult cuStreamBeginCaptureToGraph_ptsz(CUstream stream, CUgraph graph, const CUgraphNode* nodes,
+                                          const CUgraphEdgeData*, std::size_t count,
+                                          CUstreamCaptureMode mode) {
+  Call call(__func__);
+  if (call.failed()) return call.code();
+  return begin_in_graph(call, stream, graph, nodes, count, mode, true);
 }
 
 CUresult cuStreamEndCapture(CUstream stream, CUgraph* graph) {

@@ -19,7 +19,6 @@ struct Capture {
   Stream* origin = nullptr;
   CUstreamCaptureMode mode{};
   bool valid = true;
-  bool into_given_graph = false;
   uint64_t id = 0;
   std::thread::id thread;
   std::set<Stream*> streams;

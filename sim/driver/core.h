@@ -60,6 +60,7 @@ enum Mark : uint32_t {
   kGreen,
   kExternal,
   kLink,
+  kCondition,
 };
 
 // `handle` as a live structure of that kind, or null. For pointers that a driver handed out.

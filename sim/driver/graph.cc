@@ -12,6 +12,14 @@ constexpr unsigned long long kKnownFlags =
     CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH | CUDA_GRAPH_INSTANTIATE_FLAG_UPLOAD |
     CUDA_GRAPH_INSTANTIATE_FLAG_DEVICE_LAUNCH | CUDA_GRAPH_INSTANTIATE_FLAG_USE_NODE_PRIORITY;
 
+// A handle of cuGraphConditionalHandleCreate.
+struct Condition {
+  static constexpr Mark kMark = kCondition;
+  Mark mark = kCondition;
+  Graph* graph = nullptr;
+  unsigned int value = 0;
+};
+
 // --- making graphs
 
 CUresult check_dependencies(Graph* graph, const CUgraphNode* list, size_t count,
@@ -68,6 +76,7 @@ CUresult add_kernel(Call& call, Graph* graph, CUfunction handle, uint64_t blocks
   *out = add_node(graph, CU_GRAPH_NODE_TYPE_KERNEL);
   (*out)->function = function;
   (*out)->work = {kernel_duration(*function, params, extra), fill_of(*context, blocks), 1};
+  (*out)->sum = kernel_sum(*function, blocks, params, extra);
   return CUDA_SUCCESS;
 }
 
@@ -77,6 +86,19 @@ CUresult add_child(Graph* graph, CUgraph handle, Node** out) {
   if (child->has_memory_nodes()) return CUDA_ERROR_NOT_SUPPORTED;
   *out = add_node(graph, CU_GRAPH_NODE_TYPE_GRAPH);
   (*out)->child = clone_graph(*child);
+  return CUDA_SUCCESS;
+}
+
+// No kernel computes here what a condition is, so it is what launches begin with.
+CUresult add_conditional(Graph* graph, CUDA_CONDITIONAL_NODE_PARAMS* params, Node** out) {
+  const auto* condition = live<Condition>(reinterpret_cast<void*>(params->handle));
+  if (condition == nullptr || condition->graph != graph) return CUDA_ERROR_INVALID_VALUE;
+  if (params->type != CU_GRAPH_COND_TYPE_IF || params->size != 1) return CUDA_ERROR_NOT_SUPPORTED;
+  *out = add_node(graph, CU_GRAPH_NODE_TYPE_CONDITIONAL);
+  (*out)->child = new Graph();
+  (*out)->is_skipped = condition->value == 0;
+  (*out)->body = reinterpret_cast<CUgraph>((*out)->child);
+  params->phGraph_out = &(*out)->body;
   return CUDA_SUCCESS;
 }
 
@@ -102,6 +124,8 @@ CUresult add_any(Call& call, Graph* graph, const std::vector<Node*>& dependencie
       return CUDA_SUCCESS;
     case CU_GRAPH_NODE_TYPE_GRAPH:
       return add_child(graph, params->graph.graph, out);
+    case CU_GRAPH_NODE_TYPE_CONDITIONAL:
+      return add_conditional(graph, &params->conditional, out);
     case CU_GRAPH_NODE_TYPE_EMPTY:
       *out = add_node(graph, CU_GRAPH_NODE_TYPE_EMPTY);
       return CUDA_SUCCESS;
@@ -193,6 +217,9 @@ void run(const Exec::Step& step, Stream* stream) {
       break;
     case CU_GRAPH_NODE_TYPE_HOST:
       stream->host_task = add_host_task(step.host_fn, step.host_data, mark(stream));
+      break;
+    case CU_GRAPH_NODE_TYPE_KERNEL:
+      apply(step.sum);
       break;
     case CU_GRAPH_NODE_TYPE_MEM_ALLOC:
       mark_allocated(step.address, step.bytes);
@@ -372,6 +399,19 @@ CUresult cuGraphAddNode_v2(CUgraphNode* out, CUgraph graph, const CUgraphNode* d
   Call call(__func__, Needs::kInit);
   return call.failed() ? call.code()
                        : add_with_params(call, out, graph, dependencies, count, params);
+}
+
+CUresult cuGraphConditionalHandleCreate(CUgraphConditionalHandle* out, CUgraph handle, CUcontext,
+                                        unsigned int value, unsigned int flags) {
+  Call call(__func__, Needs::kInit);
+  if (call.failed()) return call.code();
+  auto* graph = live<Graph>(handle);
+  if (graph == nullptr || out == nullptr || (flags & ~CU_GRAPH_COND_ASSIGN_DEFAULT) != 0)
+    return CUDA_ERROR_INVALID_VALUE;
+  const bool is_assigned = (flags & CU_GRAPH_COND_ASSIGN_DEFAULT) != 0;
+  auto* condition = new Condition{kCondition, graph, is_assigned ? value : 0};
+  *out = reinterpret_cast<CUgraphConditionalHandle>(condition);
+  return CUDA_SUCCESS;
 }
 
 CUresult cuGraphAddEmptyNode(CUgraphNode* out, CUgraph handle, const CUgraphNode* list,

@@ -61,13 +61,16 @@ struct Node {
   std::vector<Node*> dependencies;
   Function* function = nullptr;
   Work work{0, 0, 0};  // of a kernel
+  Sum sum;             // what it leaves in memory
   Graph* child = nullptr;
+  bool is_skipped = false;  // a condition that does not hold: the child does not run
   CUhostFn host_fn = nullptr;
   void* host_data = nullptr;
   Copy copy;
   Set set;
   uint64_t address = 0;  // of the allocation made or freed
   uint64_t bytes = 0;
+  CUgraph body = nullptr;  // of a condition: the child's handle
   GraphChunk* chunk = nullptr;
   Node* freed_by = nullptr;
 };
@@ -96,6 +99,7 @@ struct Exec {
     void* host_data;
     Copy copy;
     Set set;
+    Sum sum;
     uint64_t address;
     uint64_t bytes;
   };

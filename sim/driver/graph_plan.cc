@@ -68,7 +68,7 @@ std::vector<size_t> Plan::add(const Graph& graph, const std::vector<size_t>& roo
     if (made.count(node) != 0) continue;
     std::vector<size_t> before = node->dependencies.empty() ? roots : std::vector<size_t>();
     for (const Node* one : node->dependencies) before.push_back(made[one]);
-    if (node->child != nullptr) {
+    if (node->child != nullptr && !node->is_skipped) {
       const std::vector<size_t> inner = add(*node->child, before);
       before.insert(before.end(), inner.begin(), inner.end());
     }
@@ -83,7 +83,7 @@ void Plan::begin(size_t task, std::vector<Exec::Step>* steps) {
   const Node& node = *tasks_[task].node;
   if (!tasks_[task].is_end) {
     steps->push_back({node.type, now_, node.host_fn, node.host_data, node.copy, node.set,
-                      node.address, node.bytes});
+                      node.sum, node.address, node.bytes});
   }
   if (tasks_[task].left == 0)
     end(task);

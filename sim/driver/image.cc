@@ -150,6 +150,9 @@ class PtxReader {
       size_t ahead = 3;
       if (peek(ahead) == ".align") ahead += 2;
       one.parameter_bytes = static_cast<unsigned int>(type_bytes(peek(ahead)));
+      one.parameter_count = 0;
+      for (ahead = 2; at_ + ahead < tokens_.size() && peek(ahead) != ")"; ++ahead)
+        one.parameter_count += peek(ahead) == ".param";
     }
     if (!*external) image_->entries.push_back(std::move(one));
     *external = false;
@@ -196,7 +199,7 @@ class CubinReader {
   }
 
  private:
-  void entry(std::string_view name) { image_->entries.push_back({std::string(name), 4}); }
+  void entry(std::string_view name) { image_->entries.push_back({std::string(name), 4, 1}); }
 
   bool is_global_memory(const Elf64_Shdr& section) const {
     const std::string_view name = names_ + section.sh_name;

@@ -20,6 +20,7 @@ struct Variable {
 struct Entry {
   std::string name;
   unsigned int parameter_bytes = 0;  // of the first parameter; 0: none
+  unsigned int parameter_count = 0;
 };
 
 struct Image {

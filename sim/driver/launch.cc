@@ -1,13 +1,18 @@
 // Kernel launches. A kernel computes nothing; it takes time. How much says its name:
 //   spin_us, spin_ns, spin_ms   as many units as its first parameter says
 //   softmig_work                as many ns as its first parameter says
+//   await_flag                  until the 32-bit number at its first parameter is at least its second
 //   any other                   the `kernel` setting of the state file
 // That is what it takes where it need not share; how much of the device it needs says its grid.
+// Two leave something in memory: softmig_work adds to the 64-bit number at its second parameter, at
+// the call, what the kernel of that name in bench/share/kernel.h adds; raise_flag writes its second
+// parameter to the 32-bit number at its first one, when it ends.
 #include <algorithm>
 #include <cstring>
 
 #include "driver/graph.h"
 #include "driver/objects.h"
+#include "driver/signal.h"
 
 namespace softmig::sim {
 namespace {
@@ -45,6 +50,54 @@ bool take_for_kernel(Context* context, const Function& function) {
   return true;
 }
 
+// The first two parameters of a kernel, for those that are known by name.
+struct Parameters {
+  uint64_t first = 0;
+  const void* second = nullptr;
+  uint64_t number() const { return read(8); }
+  uint32_t word() const { return static_cast<uint32_t>(read(4)); }
+
+ private:
+  uint64_t read(size_t bytes) const {
+    uint64_t value = 0;
+    if (second != nullptr) std::memcpy(&value, second, bytes);
+    return value;
+  }
+};
+
+Parameters parameters_of(const Function& function, void** params, void** extra) {
+  const size_t bytes = function.parameter_bytes == 8 ? 8 : 4;
+  const void* at = nullptr;
+  Parameters found;
+  if (params != nullptr) {
+    at = params[0];
+    if (function.parameter_count > 1) found.second = params[1];
+  } else if (extra != nullptr) {
+    // Pairs of a key and a value, ended by a null key; 1 is the buffer of all parameters.
+    for (void** pair = extra; pair[0] != nullptr; pair += 2) {
+      if (reinterpret_cast<uintptr_t>(pair[0]) == 1) at = pair[1];
+    }
+    found.second = at != nullptr ? static_cast<const char*>(at) + bytes : nullptr;
+  }
+  if (at != nullptr) std::memcpy(&found.first, at, bytes);
+  return found;
+}
+
+// Kernels that wait for each other by a number in memory.
+bool is_flag_kernel(const Function& function) {
+  return function.name == "await_flag" || function.name == "raise_flag";
+}
+
+void run_flag_kernel(Stream* stream, const Function& function, const Work& work,
+                     const Parameters& parameters) {
+  if (function.name == "await_flag") {
+    spin(stream, {parameters.first, parameters.word(), 4, CU_STREAM_WAIT_VALUE_GEQ}, work.fill);
+  } else {
+    enqueue(stream, work);
+    write_later(stream, parameters.first, parameters.word(), 4);
+  }
+}
+
 CUresult launch(Call& call, CUfunction handle, const Shape& shape, CUstream stream_handle,
                 bool per_thread, void** params, void** extra) {
   CUresult code = CUDA_SUCCESS;
@@ -58,13 +111,16 @@ CUresult launch(Call& call, CUfunction handle, const Shape& shape, CUstream stre
   }
   const Work work{kernel_duration(*function, params, extra),
                   fill_of(*stream->context, block_count(shape.grid))};
+  const Sum sum = kernel_sum(*function, block_count(shape.grid), params, extra);
   switch (route_of(stream, &code)) {
     case Route::kFail:
       return code;
     case Route::kCapture: {
+      if (is_flag_kernel(*function)) return CUDA_ERROR_NOT_SUPPORTED;
       Node* node = add_node(stream->capture->graph, CU_GRAPH_NODE_TYPE_KERNEL);
       node->function = function;
       node->work = work;
+      node->sum = sum;
       append_captured(stream, node);
       return CUDA_SUCCESS;
     }
@@ -72,7 +128,12 @@ CUresult launch(Call& call, CUfunction handle, const Shape& shape, CUstream stre
       break;
   }
   if (!take_for_kernel(stream->context, *function)) return CUDA_ERROR_OUT_OF_MEMORY;
+  if (is_flag_kernel(*function)) {
+    run_flag_kernel(stream, *function, work, parameters_of(*function, params, extra));
+    return CUDA_SUCCESS;
+  }
   enqueue(stream, work);
+  apply(sum);
   return CUDA_SUCCESS;
 }
 
@@ -85,8 +146,9 @@ CUresult launch_old(Call& call, CUfunction handle, int grid_x, int grid_y, CUstr
       {unsign(grid_x), unsign(grid_y), 1},
       {unsign(function->block[0]), unsign(function->block[1]), unsign(function->block[2])},
       0};
-  void* first = function->parameters.data();
-  void* params[] = {first};
+  unsigned char* first = function->parameters.data();
+  const bool has_two = function->parameters.size() >= function->parameter_bytes + sizeof(uint64_t);
+  void* params[] = {first, has_two ? first + function->parameter_bytes : nullptr};
   return launch(call, handle, shape, stream, false, first != nullptr ? params : nullptr, nullptr);
 }
 
@@ -126,21 +188,6 @@ CUresult launch_ex(Call& call, const CUlaunchConfig* config, CUfunction function
   return launch(call, function, shape, config->hStream, per_thread, params, extra);
 }
 
-uint64_t first_parameter(const Function& function, void** params, void** extra) {
-  const void* at = nullptr;
-  if (params != nullptr) {
-    at = params[0];
-  } else if (extra != nullptr) {
-    // Pairs of a key and a value, ended by a null key; 1 is the buffer of all parameters.
-    for (void** pair = extra; pair[0] != nullptr; pair += 2) {
-      if (reinterpret_cast<uintptr_t>(pair[0]) == 1) at = pair[1];
-    }
-  }
-  uint64_t value = 0;
-  if (at != nullptr) std::memcpy(&value, at, function.parameter_bytes == 8 ? 8 : 4);
-  return value;
-}
-
 CUresult set_parameter(CUfunction handle, Context* context, int offset, const void* value,
                        unsigned int bytes) {
   CUresult code = CUDA_SUCCESS;
@@ -163,9 +210,38 @@ uint64_t kernel_duration(const Function& function, void** params, void** extra) 
   } units[] = {{"spin_ns", 1}, {"softmig_work", 1}, {"spin_us", 1000}, {"spin_ms", 1'000'000}};
   for (const auto& unit : units) {
     if (function.name == unit.name)
-      return std::min(first_parameter(function, params, extra), kMostWorkNs / unit.ns) * unit.ns;
+      return std::min(parameters_of(function, params, extra).first, kMostWorkNs / unit.ns) *
+             unit.ns;
   }
   return driver().state->file().kernel_ns;
+}
+
+Sum kernel_sum(const Function& function, uint64_t blocks, void** params, void** extra) {
+  if (function.name != "softmig_work" || function.parameter_count < 2) return {};
+  const Parameters parameters = parameters_of(function, params, extra);
+  // x -> 1664525 x + 1013904223, so often as the first parameter says, from each block's number on.
+  uint32_t factor = 1, addend = 0, step_factor = 1664525, step_addend = 1013904223;
+  for (uint64_t steps = parameters.first; steps != 0; steps >>= 1) {
+    if ((steps & 1) != 0) {
+      factor *= step_factor;
+      addend = addend * step_factor + step_addend;
+    }
+    step_addend *= step_factor + 1;
+    step_factor *= step_factor;
+  }
+  Sum sum{parameters.number(), 0};
+  for (uint64_t block = 0; block < blocks; ++block)
+    sum.value += static_cast<uint32_t>(block) * factor + addend;
+  return sum;
+}
+
+void apply(const Sum& sum) {
+  if (sum.address == 0) return;
+  uint64_t value = 0;
+  const auto here = reinterpret_cast<uint64_t>(&value);
+  if (copy_bytes(here, sum.address, sizeof value) != CUDA_SUCCESS) return;
+  value += sum.value;
+  copy_bytes(sum.address, here, sizeof value);
 }
 
 }  // namespace softmig::sim

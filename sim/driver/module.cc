@@ -82,6 +82,7 @@ CUresult load(Context* context, const Image& image, Module** out) {
     function->module = module.get();
     function->name = entry.name;
     function->parameter_bytes = entry.parameter_bytes;
+    function->parameter_count = entry.parameter_count;
     function->uses_heap = image.uses_heap;
     function->uses_printf = image.uses_printf;
     module->functions[entry.name] = function;

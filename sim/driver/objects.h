@@ -55,6 +55,7 @@ struct Function {
   Module* module = nullptr;
   std::string name;
   unsigned int parameter_bytes = 4;  // of the first one
+  unsigned int parameter_count = 1;
   bool uses_heap = false;
   bool uses_printf = false;
   int max_dynamic_shared = 49152;
@@ -68,8 +69,17 @@ void wait_for_host_task(Call& call, uint64_t task);
 void wait_for_host_tasks(Call& call);
 bool is_host_task_done(uint64_t task);
 
+// What a kernel leaves in memory: it adds to a number.
+struct Sum {
+  uint64_t address = 0;  // 0: nothing
+  uint64_t value = 0;
+};
+
 // How long a kernel takes alone, in ns, from its name and first parameter.
 uint64_t kernel_duration(const Function& function, void** params, void** extra);
+Sum kernel_sum(const Function& function, uint64_t blocks, void** params, void** extra);
+// Adds it, at once.
+void apply(const Sum& sum);
 
 // The function that a CUfunction or CUkernel handle stands for, in the given context.
 Function* find_function(CUfunction handle, Context* context, CUresult* code);

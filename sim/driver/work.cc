@@ -162,6 +162,16 @@ Ticket enqueue(Stream* stream, const Work& work) {
   return stream->last;
 }
 
+Ticket enqueue_hold(Stream* stream) {
+  const State::Guard guard(driver().state);
+  const uint64_t now = driver().state->catch_up();
+  keep_legacy_order(stream, now);
+  Op op{};
+  op.kind = OpKind::kHold;
+  append(stream, op, now);
+  return stream->last;
+}
+
 Ticket mark(Stream* stream) {
   const State::Guard guard(driver().state);
   const uint64_t now = driver().state->catch_up();

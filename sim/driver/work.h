@@ -60,6 +60,8 @@ void close_queues(Context* context);
 
 // Appends work to a stream that has room.
 Ticket enqueue(Stream* stream, const Work& work);
+// Work that takes no part of the device and ends when it is let go (driver/signal.h).
+Ticket enqueue_hold(Stream* stream);
 // The point in the stream behind all that is in it.
 Ticket mark(Stream* stream);
 // What the stream gets from now on waits for that operation.

@@ -105,10 +105,12 @@ enum class OpKind : uint8_t {
   kKernel,
   kMark,  // an event: takes no time, but its turn
   kWait,  // for an operation of another lane of the same process
+  kHold,  // until the program lets it go: for a value in memory
 };
 
 struct Op {
-  uint64_t work;     // kKernel: ns that it takes alone; kWait: the number of the other operation
+  uint64_t work;     // kKernel: ns that it takes alone; kWait: the number of the other operation;
+                     // kHold: 1 once it was let go
   uint64_t end_ns;   // when it was done (CLOCK_MONOTONIC)
   uint32_t fill;     // kKernel: part of the device that it fills, of kWhole; kWait: the other lane
   uint16_t kernels;  // that follow each other in it: a graph is one operation

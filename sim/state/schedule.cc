@@ -9,6 +9,8 @@ namespace softmig::sim {
 namespace {
 
 constexpr uint64_t kNever = ~uint64_t{0};
+// Kernels of this length end when the program lets them go: looked at this often.
+constexpr uint64_t kOpenEndNs = uint64_t{1} << 45, kOpenLookNs = 200'000;
 constexpr int kDeepest = 8;  // lanes that wait for lanes that wait: how far they are followed
 
 // x * numerator / denominator without overflow on the way; both are small.
@@ -63,7 +65,7 @@ ContextRow* Schedule::resident(const Engine& engine) const {
 }
 
 bool Schedule::has_kernel_or_mark(const LaneRow& lane) const {
-  return !is_empty(lane) && op_at(lane, first_undone(lane)).kind != OpKind::kWait;
+  return !is_empty(lane) && !is_idle(op_at(lane, first_undone(lane)).kind);
 }
 
 bool Schedule::wants(const ContextRow& context) const {
@@ -186,9 +188,10 @@ bool Schedule::finish_waits(uint32_t device, uint64_t now) {
     const uint32_t count = context.lane_count.load(std::memory_order_acquire);
     for (uint32_t i = 0; i < count; ++i) {
       LaneRow& lane = file_->lanes[context.lanes[i]];
-      while (!is_empty(lane) && op_at(lane, first_undone(lane)).kind == OpKind::kWait) {
+      while (!is_empty(lane) && is_idle(op_at(lane, first_undone(lane)).kind)) {
         const Op& wait = op_at(lane, first_undone(lane));
-        if (!is_satisfied(lane, wait)) {
+        if (wait.kind == OpKind::kHold && wait.work == 0) break;
+        if (wait.kind == OpKind::kWait && !is_satisfied(lane, wait)) {
           abroad += file_->contexts[file_->lanes[wait.fill].context].device != device;
           break;
         }
@@ -394,7 +397,7 @@ uint64_t Schedule::work_until(const LaneRow& lane, uint64_t number, uint64_t now
   uint64_t sum = 0;
   for (uint64_t n = first_undone(lane); n <= number; ++n) {
     const Op& op = op_at(lane, n);
-    if (op.kind == OpKind::kWait) break;
+    if (is_idle(op.kind)) break;
     if (op.kind != OpKind::kKernel) continue;
     const bool begun = head_of(lane).number == n;
     sum += begun ? left_at(head_of(lane), op.fill, now) : op.work;
@@ -421,12 +424,36 @@ uint64_t Schedule::earliest_of(uint32_t index, uint64_t number, uint64_t now, in
   const LaneRow& lane = file_->lanes[index];
   if (is_done(index, number)) return now;
   const Op& first = op_at(lane, first_undone(lane));
+  if (first.kind == OpKind::kHold) return now + kOpenLookNs;
   if (first.kind == OpKind::kWait)
     return depth < kDeepest ? earliest_of(first.fill, first.work, now, depth + 1) : now;
   const Engine& engine = file_->devices[file_->contexts[lane.context].device].engine;
   uint64_t begin = std::max(now, engine.ready_ns);
   if (engine.resident != lane.context + 1) begin = earliest_turn(engine, now);
-  return begin + work_until(lane, number, now);
+  const uint64_t work = work_until(lane, number, now);
+  return work < kOpenEndNs ? begin + work : now + kOpenLookNs;
+}
+
+bool Schedule::is_first(uint32_t lane, uint64_t number) const {
+  return !is_empty(file_->lanes[lane]) && first_undone(file_->lanes[lane]) == number;
+}
+
+void Schedule::let_go(uint32_t index, uint64_t number, uint64_t now) {
+  LaneRow& lane = file_->lanes[index];
+  if (is_done(index, number)) return;
+  Op& op = lane.ops[number % kLaneOps];
+  if (op.kind == OpKind::kHold) {
+    op.work = 1;
+  } else if (head_of(lane).number == number) {
+    Head head = head_of(lane);
+    op.work -= left_at(head, op.fill, now);
+    head.left = 0;
+    head.since_ns = now;
+    set_head(&lane, head);
+  } else {
+    op.work = 0;
+  }
+  settle_all(file_->contexts[lane.context].device, now);
 }
 
 // --- rows

@@ -42,6 +42,11 @@ class Schedule {
   uint64_t put(uint32_t lane, const Op& op, uint64_t now);
 
   bool is_done(uint32_t lane, uint64_t number) const;
+  // Whether the operation is the first of its lane that is not done.
+  bool is_first(uint32_t lane, uint64_t number) const;
+  // Ends a kHold, or a kernel wherever it is, now (a kernel that another context keeps from the
+  // device: as soon as it has its turn).
+  void let_go(uint32_t lane, uint64_t number, uint64_t now);
 
   // That operation will not be done before this time; `now` if it is done. Exact where the context
   // has the device for itself and the lane waits for no other.
@@ -63,6 +68,7 @@ class Schedule {
   ContextRow* resident(const Engine& engine) const;
   bool wants(const ContextRow& context) const;
   bool has_kernel_or_mark(const LaneRow& lane) const;
+  static bool is_idle(OpKind kind) { return kind == OpKind::kWait || kind == OpKind::kHold; }
   bool is_satisfied(const LaneRow& lane, const Op& wait) const;
   uint32_t next_that_wants(uint32_t device, uint32_t after) const;
 

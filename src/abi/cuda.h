@@ -194,6 +194,13 @@ using CUstreamCaptureMode = enum CUstreamCaptureMode_enum : unsigned int {
   CU_STREAM_CAPTURE_MODE_RELAXED = 2,
 };
 
+using CUstreamWaitValue_flags = enum CUstreamWaitValue_flags_enum : unsigned int {
+  CU_STREAM_WAIT_VALUE_GEQ = 0,
+  CU_STREAM_WAIT_VALUE_EQ = 1,
+  CU_STREAM_WAIT_VALUE_AND = 2,
+  CU_STREAM_WAIT_VALUE_NOR = 3,
+};
+
 using CUmoduleLoadingMode = enum CUmoduleLoadingMode_enum : unsigned int {
   CU_MODULE_EAGER_LOADING = 1,
   CU_MODULE_LAZY_LOADING = 2,
@@ -355,6 +362,8 @@ constexpr unsigned int CU_MEMHOSTREGISTER_PORTABLE = 0x01;
 constexpr unsigned int CU_MEMHOSTREGISTER_DEVICEMAP = 0x02;
 constexpr unsigned int CU_MEMHOSTREGISTER_IOMEMORY = 0x04;
 constexpr unsigned int CU_MEMHOSTREGISTER_READ_ONLY = 0x08;
+
+constexpr unsigned int CU_GRAPH_COND_ASSIGN_DEFAULT = 0x1;
 
 constexpr unsigned int CUDA_ARRAY3D_LAYERED = 0x01;
 constexpr unsigned int CUDA_ARRAY3D_SURFACE_LDST = 0x02;
@@ -1307,6 +1316,41 @@ CUresult cuStreamEndCapture(CUstream stream, CUgraph* graph);
 CUresult cuStreamEndCapture_ptsz(CUstream stream, CUgraph* graph);
 CUresult cuThreadExchangeStreamCaptureMode(CUstreamCaptureMode* mode);
 
+// Memory operations in streams
+
+CUresult cuStreamWaitValue32(CUstream stream, CUdeviceptr address, cuuint32_t value,
+                             unsigned int flags);
+CUresult cuStreamWaitValue32_ptsz(CUstream stream, CUdeviceptr address, cuuint32_t value,
+                                  unsigned int flags);
+CUresult cuStreamWaitValue32_v2(CUstream stream, CUdeviceptr address, cuuint32_t value,
+                                unsigned int flags);
+CUresult cuStreamWaitValue32_v2_ptsz(CUstream stream, CUdeviceptr address, cuuint32_t value,
+                                     unsigned int flags);
+CUresult cuStreamWriteValue32(CUstream stream, CUdeviceptr address, cuuint32_t value,
+                              unsigned int flags);
+CUresult cuStreamWriteValue32_ptsz(CUstream stream, CUdeviceptr address, cuuint32_t value,
+                                   unsigned int flags);
+CUresult cuStreamWriteValue32_v2(CUstream stream, CUdeviceptr address, cuuint32_t value,
+                                 unsigned int flags);
+CUresult cuStreamWriteValue32_v2_ptsz(CUstream stream, CUdeviceptr address, cuuint32_t value,
+                                      unsigned int flags);
+CUresult cuStreamWaitValue64(CUstream stream, CUdeviceptr address, cuuint64_t value,
+                             unsigned int flags);
+CUresult cuStreamWaitValue64_ptsz(CUstream stream, CUdeviceptr address, cuuint64_t value,
+                                  unsigned int flags);
+CUresult cuStreamWaitValue64_v2(CUstream stream, CUdeviceptr address, cuuint64_t value,
+                                unsigned int flags);
+CUresult cuStreamWaitValue64_v2_ptsz(CUstream stream, CUdeviceptr address, cuuint64_t value,
+                                     unsigned int flags);
+CUresult cuStreamWriteValue64(CUstream stream, CUdeviceptr address, cuuint64_t value,
+                              unsigned int flags);
+CUresult cuStreamWriteValue64_ptsz(CUstream stream, CUdeviceptr address, cuuint64_t value,
+                                   unsigned int flags);
+CUresult cuStreamWriteValue64_v2(CUstream stream, CUdeviceptr address, cuuint64_t value,
+                                 unsigned int flags);
+CUresult cuStreamWriteValue64_v2_ptsz(CUstream stream, CUdeviceptr address, cuuint64_t value,
+                                      unsigned int flags);
+
 // Events
 
 CUresult cuEventCreate(CUevent* event, unsigned int flags);
@@ -1383,6 +1427,9 @@ CUresult cuGraphMemFreeNodeGetParams(CUgraphNode node, CUdeviceptr* address);
 CUresult cuGraphNodeGetType(CUgraphNode node, CUgraphNodeType* type);
 CUresult cuGraphGetNodes(CUgraph graph, CUgraphNode* nodes, std::size_t* count);
 CUresult cuGraphChildGraphNodeGetGraph(CUgraphNode node, CUgraph* graph);
+CUresult cuGraphConditionalHandleCreate(CUgraphConditionalHandle* handle, CUgraph graph,
+                                        CUcontext context, unsigned int default_value,
+                                        unsigned int flags);
 CUresult cuGraphInstantiate(CUgraphExec* exec, CUgraph graph, CUgraphNode* error_node, char* log,
                             std::size_t log_bytes);
 CUresult cuGraphInstantiate_v2(CUgraphExec* exec, CUgraph graph, CUgraphNode* error_node, char* log,

@@ -76,6 +76,8 @@ class Checks {
     bool equal(uint64_t got, uint64_t want, std::string_view what);
     void skip(std::string_view why);
     void note(std::string_view key, double value);
+    bool is_good() const { return outcome_ != Outcome::kFailed; }
+    const std::string& text() const { return text_; }
 
    private:
     friend class Checks;
