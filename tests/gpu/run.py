@@ -24,6 +24,7 @@ sys.dont_write_bytecode = True
 
 from harness import cases as all_cases  # noqa: E402
 from harness import frameworks  # noqa: E402
+from harness import never_stuck  # noqa: E402
 from harness.case import kill_session, run_case  # noqa: E402
 from harness.place import MIB, Place  # noqa: E402
 from harness.witness import Witness  # noqa: E402
@@ -57,7 +58,7 @@ def arguments():
 
 
 def chosen(options):
-    groups = {**all_cases.GROUPS, **frameworks.GROUPS}
+    groups = {**all_cases.GROUPS, **frameworks.GROUPS, **never_stuck.GROUPS}
     found = []
     for name, make in groups.items():
         if options.group and name not in options.group:
