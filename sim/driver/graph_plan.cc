@@ -82,8 +82,8 @@ std::vector<size_t> Plan::add(const Graph& graph, const std::vector<size_t>& roo
 void Plan::begin(size_t task, std::vector<Exec::Step>* steps) {
   const Node& node = *tasks_[task].node;
   if (!tasks_[task].is_end) {
-    steps->push_back({node.type, now_, node.host_fn, node.host_data, node.copy, node.set,
-                      node.sum, node.address, node.bytes});
+    steps->push_back({node.type, now_, node.host_fn, node.host_data, node.copy, node.set, node.sum,
+                      node.address, node.bytes});
   }
   if (tasks_[task].left == 0)
     end(task);

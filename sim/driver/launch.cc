@@ -1,8 +1,8 @@
 // Kernel launches. A kernel computes nothing; it takes time. How much says its name:
 //   spin_us, spin_ns, spin_ms   as many units as its first parameter says
 //   softmig_work                as many ns as its first parameter says
-//   await_flag                  until the 32-bit number at its first parameter is at least its second
-//   any other                   the `kernel` setting of the state file
+//   await_flag                  until the 32-bit number at its first parameter is at least its
+//   second any other                   the `kernel` setting of the state file
 // That is what it takes where it need not share; how much of the device it needs says its grid.
 // Two leave something in memory: softmig_work adds to the 64-bit number at its second parameter, at
 // the call, what the kernel of that name in bench/share/kernel.h adds; raise_flag writes its second

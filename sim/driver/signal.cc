@@ -117,8 +117,7 @@ Stream* stream_for(Call& call, CUstream handle, bool per_thread, uint64_t addres
 
 CUresult wait_value(Call& call, CUstream handle, bool per_thread, const Condition& condition) {
   CUresult code = CUDA_SUCCESS;
-  Stream* stream =
-      stream_for(call, handle, per_thread, condition.address, condition.bytes, &code);
+  Stream* stream = stream_for(call, handle, per_thread, condition.address, condition.bytes, &code);
   if (stream == nullptr) return code;
   if ((condition.compare & ~kFlush) > CU_STREAM_WAIT_VALUE_NOR) return CUDA_ERROR_INVALID_VALUE;
   Condition plain = condition;
@@ -127,8 +126,8 @@ CUresult wait_value(Call& call, CUstream handle, bool per_thread, const Conditio
   return CUDA_SUCCESS;
 }
 
-CUresult write_value(Call& call, CUstream handle, bool per_thread, uint64_t address,
-                     uint64_t value, unsigned int bytes) {
+CUresult write_value(Call& call, CUstream handle, bool per_thread, uint64_t address, uint64_t value,
+                     unsigned int bytes) {
   CUresult code = CUDA_SUCCESS;
   Stream* stream = stream_for(call, handle, per_thread, address, bytes, &code);
   if (stream == nullptr) return code;
@@ -154,19 +153,19 @@ void write_later(Stream* stream, uint64_t address, uint64_t value, unsigned int 
 
 using namespace softmig::sim;
 
-#define SIM_VALUE_FUNCTIONS(name, type, bytes, per_thread)                                     \
-  CUresult cuStreamWaitValue##name(CUstream stream, CUdeviceptr address, type value,           \
-                                   unsigned int flags) {                                       \
-    Call call(__func__);                                                                       \
-    return call.failed() ? call.code()                                                         \
+#define SIM_VALUE_FUNCTIONS(name, type, bytes, per_thread)                                       \
+  CUresult cuStreamWaitValue##name(CUstream stream, CUdeviceptr address, type value,             \
+                                   unsigned int flags) {                                         \
+    Call call(__func__);                                                                         \
+    return call.failed() ? call.code()                                                           \
                          : wait_value(call, stream, per_thread, {address, value, bytes, flags}); \
-  }                                                                                            \
-  CUresult cuStreamWriteValue##name(CUstream stream, CUdeviceptr address, type value,          \
-                                    unsigned int flags) {                                      \
-    Call call(__func__);                                                                       \
-    if (call.failed()) return call.code();                                                     \
-    if (flags > 1) return CUDA_ERROR_INVALID_VALUE;                                            \
-    return write_value(call, stream, per_thread, address, value, bytes);                       \
+  }                                                                                              \
+  CUresult cuStreamWriteValue##name(CUstream stream, CUdeviceptr address, type value,            \
+                                    unsigned int flags) {                                        \
+    Call call(__func__);                                                                         \
+    if (call.failed()) return call.code();                                                       \
+    if (flags > 1) return CUDA_ERROR_INVALID_VALUE;                                              \
+    return write_value(call, stream, per_thread, address, value, bytes);                         \
   }
 SIM_VALUE_FUNCTIONS(32, cuuint32_t, 4, false)
 SIM_VALUE_FUNCTIONS(32_ptsz, cuuint32_t, 4, true)

@@ -68,8 +68,8 @@ void child_graphs(Checks::Report& report) {
   report.result(cu().cuGraphCreate(&middle, 0), CUDA_SUCCESS, "cuGraphCreate");
   report.result(cu().cuGraphAddChildGraphNode(&nodes[0], middle, nullptr, 0, inner), CUDA_SUCCESS,
                 "cuGraphAddChildGraphNode");
-  report.result(cu().cuGraphAddChildGraphNode(&nodes[1], middle, &nodes[0], 1, inner),
-                CUDA_SUCCESS, "a second child");
+  report.result(cu().cuGraphAddChildGraphNode(&nodes[1], middle, &nodes[0], 1, inner), CUDA_SUCCESS,
+                "a second child");
   report.result(cu().cuGraphCreate(&outer, 0), CUDA_SUCCESS, "cuGraphCreate");
   report.result(cu().cuGraphAddChildGraphNode(&node, outer, nullptr, 0, middle), CUDA_SUCCESS,
                 "the child with children");

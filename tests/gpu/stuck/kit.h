@@ -12,8 +12,8 @@
 
 namespace softmig::gpu_test {
 
-// Beyond common/driver_functions.def these programs want spellings that cuGetProcAddress never gives
-// under that name, and functions that few drivers have. What is missing is null.
+// Beyond common/driver_functions.def these programs want spellings that cuGetProcAddress never
+// gives under that name, and functions that few drivers have. What is missing is null.
 #define SM_KIT_FUNCTIONS(X)               \
   X(cuInit)                               \
   X(cuDeviceGet)                          \
@@ -173,8 +173,10 @@ double hungry_share(Checks::Report& report, double seconds, double batch_ms,
                     const std::function<CUresult()>& batch);
 // The same with four kernels of 500 us in a stream.
 double hungry_share(Checks::Report& report, double seconds, Gpu& gpu, CUstream stream);
-// The share must be the limit, within these points.
+// The share must be the limit, within these points. With slots, on a GPU that others want, it may
+// be less.
 bool expect_share(Checks::Report& report, double share, double points = 3);
+bool expect_share_of(Checks::Report& report, double share, double wanted, double points = 3);
 
 // Spends more than the job has: for about `ms` from now on the gate is closed.
 bool close_gate(Checks::Report& report, Gpu& gpu, CUstream stream, double ms);

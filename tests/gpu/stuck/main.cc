@@ -1,6 +1,6 @@
 // stuck [NAME | --list]: programs that wait for their own work in every way must not wait for ever
-// when their launches are held back, and must compute what they compute natively. Every check has an
-// alarm of its own. Made for a limit of GPU time of 10 or 25 %.
+// when their launches are held back, and must compute what they compute natively. Every check has
+// an alarm of its own. Made for a limit of GPU time of 10 or 25 %.
 #include "stuck/checks.h"
 
 int main(int argc, char** argv) {

@@ -111,7 +111,8 @@ void stop_one(Checks::Report& report, const std::function<bool(pid_t)>& stop,
     if (!report.expect(go(children[0]->pid()), "the process cannot be continued")) return;
   }
   report.note("share_while_other_is_stopped", alone);
-  report.expect(alone > 0.7 * limit_percent(), "the other one has not gone on with all of the share");
+  report.expect(alone > 0.7 * limit_percent(),
+                "the other one has not gone on with all of the share");
   report.expect(alone < limit_percent() + 4, "the other one has more than the limit");
   step("both go on");
   const uint64_t before[2] = {board->work_us[0], board->work_us[1]};
@@ -144,8 +145,9 @@ void debugger_stop(Checks::Report& report) {
       [](pid_t pid) { return ptrace(PTRACE_DETACH, pid, nullptr, nullptr) == 0; });
 }
 
-// TEST_ROUNDS processes are killed one after the other, half of them at the gate, half at any moment
-// of their life; one that lives beside them has its share all the while, and all of it in the end.
+// TEST_ROUNDS processes are killed one after the other, half of them at the gate, half at any
+// moment of their life; one that lives beside them has its share all the while, and all of it in
+// the end.
 void kill_at_gate(Checks::Report& report) {
   const char* text = std::getenv("TEST_ROUNDS");
   const int rounds = text != nullptr ? std::atoi(text) : 50;
