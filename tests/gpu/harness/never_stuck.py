@@ -113,7 +113,7 @@ def launches(quick):
 
 
 def on_two_gpus():
-    """On a node of its own where GPUs are simulated, else on the machine's: skipped if it has one."""
+    """On a simulated node of its own, or on the machine if that has two."""
     cases = []
     for where, more in (("sim", {"sim": TWO_GPUS}), ("real", {"real_only": True})):
         for name in DEVICES:
