@@ -422,6 +422,7 @@ void Launch::begin(CUstream stream, bool per_thread, const Work& work) {
   const ShareRule rule = rule_of(context);
   if (rule.percent == 0) return;
   line_ = line;
+  owner_ = context.salt;
   // The same kernel may take longer in another context: on another device, in a green context.
   const bool is_graph = work.function == 0;
   row_ = &g_costs.find(is_graph ? work.key : policy::mix(work.key, context.salt));
@@ -459,7 +460,7 @@ void Launch::begin(CUstream stream, bool per_thread, const Work& work) {
   }
   number_ = line->launches.fetch_add(1, memory_order_relaxed) + 1;
   look_for_ends(context, now);
-  if (!timed) return;
+  if (!timed || has_ended()) return;
   const bool single = policy::is_due(*row_, random_bits()) || alone_ >= kBracketNs;
   if (single || !at_ease || line->is_open) begin_timing(work, now, single, at_ease);
 }
@@ -511,6 +512,8 @@ void Launch::begin_timing(const Work& work, uint64_t now, bool single, bool at_e
 
 CUresult Launch::end(CUresult result) {
   if (line_ == nullptr) return result;
+  // Its brackets went with the context.
+  if (__builtin_expect(has_ended(), 0)) timing_ = Timing::kNone;
   if (__builtin_expect(result != CUDA_SUCCESS, 0)) {
     fail();
     return result;

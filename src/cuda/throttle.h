@@ -45,6 +45,7 @@ class Launch {
   policy::Admission ask(const policy::ShareRule& rule, uint64_t now, bool has_waited);
   void begin_timing(const Work& work, uint64_t now, bool single, bool at_ease);
   void fail();
+  bool has_ended() const { return line_->context->salt != owner_; }
   void leave_run();
   [[gnu::noinline, gnu::cold]] uint64_t wait();
   bool is_held(uint64_t now, bool at_ease) const;
@@ -52,6 +53,7 @@ class Launch {
   void forget_hold();
 
   Line* line_ = nullptr;  // null: not throttled
+  uint64_t owner_ = 0;    // salt of the context: another one by now if that has ended meanwhile
   policy::Cost* row_ = nullptr;
   uint64_t cost_ = 0;    // charged
   uint64_t alone_ = 0;   // without regard to other streams

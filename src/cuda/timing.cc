@@ -322,7 +322,6 @@ bool push(Line& line, const Bracket& bracket) {
 void unlink(Line& line) {
   Record record;
   g_table.take(line.key, &record);
-  line.context = nullptr;
   line.next = g_free_lines;
   g_free_lines = &line;
 }
@@ -336,6 +335,7 @@ void drop_lines(Context& context) {
     unlink(*line);
   }
   context.handle = nullptr;
+  context.salt = 0;
   g_epoch.fetch_add(1, memory_order_release);
 }
 

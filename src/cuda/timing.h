@@ -40,6 +40,7 @@ struct Context;
 struct Line {
   static constexpr uint32_t kClosed = 16;
 
+  // Stays when the line ends: launches may still be at the gate (Launch::has_ended).
   Context* context = nullptr;
   CUstream handle = nullptr;  // CU_STREAM_LEGACY, CU_STREAM_PER_THREAD or the program's
   uint64_t key = 0;
@@ -72,7 +73,7 @@ struct Context {
   CUcontext handle = nullptr;  // null: free
   int device = -1;
   bool is_mps = false;
-  uint64_t salt = 0;                          // no two contexts of a process have the same
+  std::atomic<uint64_t> salt{0};              // no other context has it; 0: it has ended
   std::atomic<uint32_t> unknown{0};           // samples of unseen kernels on their way
   std::atomic<uint64_t> backlog_ns{0};        // charged for brackets that were not collected
   std::atomic<uint64_t> drained_ns{0};        // when the latest of the collected ones ended
