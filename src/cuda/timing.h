@@ -73,14 +73,14 @@ struct Context {
   CUcontext handle = nullptr;  // null: free
   int device = -1;
   bool is_mps = false;
-  uint64_t salt = 0;                        // no two contexts of a process have the same; 0: ended
-  std::atomic<uint32_t> unknown{0};         // samples of unseen kernels on their way
-  std::atomic<uint64_t> backlog_ns{0};      // charged for brackets that were not collected
-  std::atomic<uint64_t> drained_ns{0};      // when the latest of the collected ones ended
-  std::atomic<uint64_t> collected_ns{0};    // when a bracket was last seen to be done
-  std::atomic<uint64_t> collect_due_ns{0};  // when a launch should look again
-  std::atomic<Line*> last_line{nullptr};    // that was launched into
-  std::atomic<uint64_t> turned_ns{0};       // when it was another than before
+  std::atomic<uint64_t> salt{0};              // no other context has it; 0: it has ended
+  std::atomic<uint32_t> unknown{0};           // samples of unseen kernels on their way
+  std::atomic<uint64_t> backlog_ns{0};        // charged for brackets that were not collected
+  std::atomic<uint64_t> drained_ns{0};        // when the latest of the collected ones ended
+  std::atomic<uint64_t> collected_ns{0};      // when a bracket was last seen to be done
+  std::atomic<uint64_t> collect_due_ns{0};    // when a launch should look again
+  std::atomic<Line*> last_line{nullptr};      // that was launched into
+  std::atomic<uint64_t> turned_ns{0};         // when it was another than before
   std::atomic<uint32_t> overlap{kNoOverlap};  // part of its cost that a launch adds to the others
   std::atomic<int32_t> gap_ns{0};  // between launches that follow each other, beyond samples
 

@@ -111,7 +111,12 @@ void CostTable::forget(uint64_t key) {
 
 bool is_due(Cost& cost, uint64_t random) {
   const uint32_t samples = cost.samples.load(memory_order_relaxed);
-  if (samples < kFirstSamples) return cost.pending.load(memory_order_relaxed) == 0;
+  if (samples < kFirstSamples) {
+    if (cost.pending.load(memory_order_relaxed) == 0) return true;
+    // The one under way may wait for ever, for a value or for a thread: of a kernel that was seen
+    // others are then taken at random.
+    if (samples == 0) return false;
+  }
   const uint32_t left = cost.countdown.load(memory_order_relaxed);
   if (left > 1) {
     cost.countdown.store(left - 1, memory_order_relaxed);

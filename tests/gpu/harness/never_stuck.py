@@ -47,6 +47,42 @@ WITH_SLOTS = [
 ]
 
 
+ROUTES = [
+    "kernel",
+    "kernel_ptsz",
+    "kernel_buffer",
+    "ex",
+    "ex_ptsz",
+    "ex_cooperative",
+    "cooperative",
+    "cooperative_ptsz",
+    "multi_device",
+    "old_launch",
+    "old_grid",
+    "old_grid_async",
+    "graph",
+    "graph_ptsz",
+]
+STREAMS = ["default", "legacy", "per_thread", "blocking", "priority", "green", "default_ptsz"]
+CAPTURES = [
+    "capture_global",
+    "capture_global_first",
+    "capture_thread_local",
+    "capture_thread_local_first",
+    "capture_relaxed",
+    "capture_relaxed_first",
+    "capture_fork_join",
+    "capture_into_graph",
+    "capture_across_threads",
+    "capture_of_graph",
+    "capture_legacy_beside",
+    "capture_broken",
+    "exec_update",
+]
+DEVICES = ["two_devices", "peer_access", "launch_on_both"]
+TWO_GPUS = "2x24G"
+
+
 def stuck(quick):
     cases = []
     for percent in (25,) if quick else (10, 25):
@@ -66,4 +102,46 @@ def limited(name, arguments, percent, **more):
     return Case(name, arguments, LIMIT, timeout=300, variables=variables, witness="report", **more)
 
 
-GROUPS = {"stuck": stuck}
+def launches(quick):
+    names = [f"route_{name}" for name in ROUTES] + [f"stream_{name}" for name in STREAMS]
+    names += ["several_threads"] + CAPTURES
+    cases = []
+    for percent in (25,) if quick else (10, 25, 50):
+        for name in names:
+            cases.append(limited(f"launches/{percent}/{name}", ["launches", name], percent))
+    return cases + on_two_gpus() + without_limit()
+
+
+def on_two_gpus():
+    """On a simulated node of its own, or on the machine if that has two."""
+    cases = []
+    for where, more in (("sim", {"sim": TWO_GPUS}), ("real", {"real_only": True})):
+        for name in DEVICES:
+            cases.append(limited(f"launches/{where}/{name}", ["launches", name], 25, **more))
+        second = ["launches", "only_second_limited"]
+        case = limited(f"launches/{where}/only_second", second, 0, **more)
+        case.variables = {"CUDA_DEVICE_SM_LIMIT_1": "25"}
+        cases.append(case)
+    for case in cases:
+        case.limit = None
+    return cases
+
+
+def without_limit():
+    """Look-ups of a program give the driver's own functions."""
+
+    def case(name, check, limit, **variables):
+        return Case(
+            f"launches/{name}", ["launches", check], limit, variables=variables, witness="report"
+        )
+
+    return [
+        case("symbols", "every_symbol_is_known", None),
+        case("passive", "nothing_in_the_way", None),
+        case("passive_100", "nothing_in_the_way", None, CUDA_DEVICE_SM_LIMIT="100"),
+        # A graph may take memory, so that its launch counts it.
+        case("memory_only", "nothing_in_the_way", LIMIT, TEST_HOOKED="cuGraphLaunch"),
+    ]
+
+
+GROUPS = {"launches": launches, "stuck": stuck}

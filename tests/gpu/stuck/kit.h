@@ -173,8 +173,10 @@ double hungry_share(Checks::Report& report, double seconds, double batch_ms,
                     const std::function<CUresult()>& batch);
 // The same with four kernels of 500 us in a stream.
 double hungry_share(Checks::Report& report, double seconds, Gpu& gpu, CUstream stream);
-// The share must be the limit, within these points.
+// The share must be the limit, within these points. With slots, on a GPU that others want, it may
+// be less.
 bool expect_share(Checks::Report& report, double share, double points = 3);
+bool expect_share_of(Checks::Report& report, double share, double wanted, double points = 3);
 
 // Spends more than the job has: for about `ms` from now on the gate is closed.
 bool close_gate(Checks::Report& report, Gpu& gpu, CUstream stream, double ms);
