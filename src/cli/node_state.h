@@ -5,7 +5,9 @@
 //   {jobid}.state     GPUs and slots of the job, for the next job's slots
 //   cgroup_ns         slurmd's cgroup namespace
 //   gres              Slurm's order of this node's GPUs
-//   lock              held while slots are chosen
+//   gpus              this node's GPUs, as NVML showed them
+//   requests          what jobs that have just started asked for
+//   lock, asking      held while slots are chosen, and while Slurm is asked
 //
 // All but regions are replaced by rename: a reader, or a crash, sees the old or the new.
 #pragma once
