@@ -30,7 +30,8 @@ set_tests_properties(slurm.killed PROPERTIES ENVIRONMENT PYTHONDONTWRITEBYTECODE
 # What job-start makes of Slurm's words.
 find_package(GTest REQUIRED)
 file(GLOB slurm_unit_sources CONFIGURE_DEPENDS ${sm_slurm_tests}/unit/*.cc)
-add_executable(slurm_units ${slurm_unit_sources} src/cli/child.cc src/cli/gpu_order.cc src/cli/job_gres.cc src/cli/job_plan.cc
+add_executable(slurm_units ${slurm_unit_sources} src/cli/child.cc src/cli/gpu_list.cc
+               src/cli/gpu_order.cc src/cli/job_gres.cc src/cli/job_plan.cc src/cli/job_query.cc
                src/cli/node_state.cc src/cli/slot_board.cc src/cli/output.cc
                $<TARGET_OBJECTS:sm_host> $<TARGET_OBJECTS:sm_core>)
 target_include_directories(slurm_units PRIVATE src)

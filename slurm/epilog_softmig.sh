@@ -1,4 +1,4 @@
-#!/bin/bash
+#!/bin/sh
 # Slurm epilog: removes what prolog_softmig.sh made for a job. In slurm.conf:
 #
 #   Epilog=/etc/slurm/epilog_softmig.sh

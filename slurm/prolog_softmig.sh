@@ -1,4 +1,4 @@
-#!/bin/bash
+#!/bin/sh
 # Slurm prolog: gives a job that has shards its slice. In slurm.conf:
 #
 #   Prolog=/etc/slurm/prolog_softmig.sh

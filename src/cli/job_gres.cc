@@ -2,7 +2,10 @@
 
 #include <fmt/core.h>
 
+#include <algorithm>
 #include <charconv>
+#include <set>
+#include <tuple>
 
 namespace softmig::cli {
 namespace {
@@ -14,8 +17,8 @@ std::optional<uint64_t> number_in(std::string_view text) {
   return value;
 }
 
-// Pieces between separators that are not in brackets or parentheses.
-std::vector<std::string_view> split(std::string_view text, char separator) {
+// Pieces between separators; with `nested`, not those in brackets or parentheses.
+std::vector<std::string_view> split(std::string_view text, char separator, bool nested = true) {
   std::vector<std::string_view> pieces;
   size_t begin = 0;
   int depth = 0;
@@ -23,13 +26,22 @@ std::vector<std::string_view> split(std::string_view text, char separator) {
     if (i == text.size() || (text[i] == separator && depth == 0)) {
       if (i > begin) pieces.push_back(text.substr(begin, i - begin));
       begin = i + 1;
-    } else if (text[i] == '[' || text[i] == '(') {
+    } else if (nested && (text[i] == '[' || text[i] == '(')) {
       depth++;
-    } else if (text[i] == ']' || text[i] == ')') {
+    } else if (nested && (text[i] == ']' || text[i] == ')')) {
       depth--;
     }
   }
   return pieces;
+}
+
+// A name may have one bracket of a pair: these are words whatever they hold.
+std::vector<std::string_view> words_of(std::string_view text) {
+  std::vector<std::string_view> words;
+  for (const std::string_view line : split(text, '\n', false)) {
+    for (const std::string_view word : split(line, ' ', false)) words.push_back(word);
+  }
+  return words;
 }
 
 struct Range {
@@ -130,6 +142,47 @@ std::optional<std::string_view> value_of(std::string_view word, std::string_view
   return word.substr(key.size() + 1);
 }
 
+// Nothing of the user's stands before these words.
+bool begins_with_job(const std::vector<std::string_view>& words, uint64_t job_id) {
+  const std::string id = fmt::format("{}", job_id);
+  if (words.size() < 2) return false;
+  return value_of(words[0], "JobId") == id || value_of(words[1], "ArrayJobId") == id ||
+         value_of(words[1], "HetJobId") == id;
+}
+
+std::string_view without_blanks(std::string_view text) {
+  const size_t last = text.find_last_not_of(' ');
+  return last == std::string_view::npos ? std::string_view() : text.substr(0, last + 1);
+}
+
+// Up to Slurm 23.02, then "gres/". From then on a job's record also tells how many shards its GPU
+// has, which is worth asking for.
+constexpr std::string_view kOldPrefix = "gres:";
+constexpr size_t kIdWidth = 16, kTresWidth = 64, kTresColumns = 4;  // of kRequestFormat
+
+std::optional<JobRequest> parse_request(std::string_view line) {
+  if (line.size() != 4 * kIdWidth + kTresColumns * kTresWidth) return std::nullopt;
+  std::optional<uint64_t> number[4];
+  for (auto& one : number) {
+    one = number_in(without_blanks(line.substr(0, kIdWidth)));
+    if (!one) return std::nullopt;
+    line.remove_prefix(kIdWidth);
+  }
+  JobRequest request;
+  request.job_id = *number[0];
+  request.array_id = *number[1];
+  request.uid = static_cast<uint32_t>(*number[2]);
+  request.restarts = *number[3];
+  for (size_t i = 0; i < kTresColumns; i++) {
+    const std::string_view text = without_blanks(line.substr(i * kTresWidth, kTresWidth));
+    // One that fills its column may have been cut, one with a blank is no list of TRES.
+    const bool whole = !text.empty() && text.size() < kTresWidth && text.find(' ') == text.npos;
+    if (i > 0) request.tres += ' ';
+    request.tres += whole ? text : "?";
+  }
+  return request;
+}
+
 bool holds(std::string_view hosts, std::string_view node) {
   for (const std::string_view part : split(hosts, ',')) {
     for (const std::string& name : expand_hosts(part)) {
@@ -162,24 +215,76 @@ std::optional<std::vector<GresItem>> parse_gres(std::string_view detail) {
 
 RecordStatus find_gres(std::string_view records, uint64_t job_id, std::string_view node,
                        std::vector<GresItem>* items) {
-  const std::string wanted = fmt::format("JobId={}", job_id);
-  for (const std::string_view record : split(records, '\n')) {
-    const std::vector<std::string_view> words = split(record, ' ');
-    if (words.empty() || words.front() != wanted) continue;
-    // "Nodes=n[1-2] CPU_IDs=0 Mem=100 GRES=...", once for each group of equal nodes.
-    bool here = false;
-    for (const std::string_view word : words) {
-      if (const auto hosts = value_of(word, "Nodes")) here = holds(*hosts, node);
-      const auto detail = value_of(word, "GRES");
-      if (!detail || !here) continue;
-      const auto parsed = parse_gres(*detail);
-      if (!parsed) return RecordStatus::kBadGres;
-      *items = *parsed;
-      return RecordStatus::kOk;
-    }
-    return RecordStatus::kNoNode;
+  const std::vector<std::string_view> words = words_of(records);
+  if (!begins_with_job(words, job_id)) return RecordStatus::kNoJob;
+  // "Nodes=n[1-2] CPU_IDs=0 Mem=100 GRES=...", once for each group of equal nodes.
+  std::optional<std::string_view> found;
+  bool here = false;
+  for (const std::string_view word : words) {
+    if (const auto hosts = value_of(word, "Nodes")) here = holds(*hosts, node);
+    const auto detail = value_of(word, "GRES");
+    if (!detail || !here) continue;
+    if (found && *found != *detail) return RecordStatus::kForged;
+    found = detail;
   }
-  return RecordStatus::kNoJob;
+  if (!found) return RecordStatus::kNoNode;
+  const auto parsed = parse_gres(*found);
+  if (!parsed) return RecordStatus::kBadGres;
+  *items = *parsed;
+  return RecordStatus::kOk;
+}
+
+std::string single_name(std::string_view records, uint64_t job_id) {
+  const std::vector<std::string_view> words = words_of(records);
+  const std::string job = fmt::format("JobId={}", job_id);
+  for (size_t i = 0; i + 2 < words.size(); i++) {
+    if (words[i] != job) continue;
+    for (const auto& [set, part, sign] : {std::tuple{"ArrayJobId", "ArrayTaskId", '_'},
+                                          std::tuple{"HetJobId", "HetJobOffset", '+'}}) {
+      const auto id = value_of(words[i + 1], set), place = value_of(words[i + 2], part);
+      if (!id || !place || !number_in(*id) || !number_in(*place)) continue;
+      return fmt::format("{}{}{}", *id, sign, *place);
+    }
+  }
+  return {};
+}
+
+std::vector<JobRequest> parse_requests(std::string_view output) {
+  std::vector<JobRequest> requests;
+  std::set<uint64_t> seen;
+  for (const std::string_view line : split(output, '\n', false)) {
+    const auto request = parse_request(line);
+    if (!request || !seen.insert(request->job_id).second) return {};
+    requests.push_back(*request);
+  }
+  return requests;
+}
+
+std::optional<std::vector<GresItem>> items_of_request(const JobRequest& request,
+                                                      std::string_view gpus) {
+  const std::vector<std::string_view> tres = words_of(request.tres);
+  if (tres.size() != kTresColumns || std::count(tres.begin(), tres.end(), "?") > 0) {
+    return std::nullopt;
+  }
+  if (gpus.empty() && request.tres.find("shard") == std::string::npos) {
+    return std::vector<GresItem>();
+  }
+  if (std::any_of(tres.begin() + 1, tres.end(), [](auto text) { return text != "N/A"; })) {
+    return std::nullopt;
+  }
+  std::string_view text = tres.front();
+  if (!text.starts_with(kOldPrefix)) return std::nullopt;
+  text.remove_prefix(kOldPrefix.size());
+  GresItem item;
+  if (text.find_first_of(",(") != std::string_view::npos || !parse_item(text, &item)) {
+    return std::nullopt;
+  }
+  if (item.name == "gpu" && item.count > 0) return std::vector<GresItem>{item};
+  const auto index = number_in(gpus);
+  // Which GPU of a node shards without a type are on, Slurm 22.05 tells a prolog wrongly.
+  if (item.name != "shard" || item.type.empty() || item.count == 0 || !index) return std::nullopt;
+  item.index.push_back(static_cast<int>(*index));
+  return std::vector<GresItem>{item};
 }
 
 std::vector<int> parse_slurmd_gres(std::string_view output) {

@@ -16,21 +16,20 @@
 #include "cli/child.h"
 #include "cli/commands.h"
 #include "cli/failure.h"
+#include "cli/gpu_list.h"
 #include "cli/gpu_order.h"
 #include "cli/job_gres.h"
 #include "cli/job_plan.h"
+#include "cli/job_query.h"
 #include "cli/job_record.h"
 #include "cli/node_state.h"
-#include "cli/nvml.h"
 #include "cli/site_config.h"
 #include "cli/slot_board.h"
 
 namespace softmig::cli {
 namespace {
 
-// Two tries of the controller end before Slurm's own limits for a prolog do.
 constexpr double kQuerySeconds = 10;
-constexpr int kQueryTries = 2;
 constexpr const char* kPath = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/bin:/opt/slurm/bin";
 constexpr const char* kDriverFile = "/proc/driver/nvidia/version";
 
@@ -51,12 +50,7 @@ uint64_t number_variable(const char* name) {
   return value;
 }
 
-struct Job {
-  uint64_t id = 0;
-  uint32_t uid = 0, gid = 0;
-  std::string node;
-  bool may_have_gpu = true;
-};
+using Job = PrologJob;
 
 Job job_of_environment() {
   Job job;
@@ -66,10 +60,15 @@ Job job_of_environment() {
   if (std::getenv("SLURM_JOB_GID") != nullptr) {
     job.gid = static_cast<uint32_t>(number_variable("SLURM_JOB_GID"));
   }
+  if (std::getenv("SLURM_JOB_RESTART_COUNT") != nullptr) {
+    job.restarts = number_variable("SLURM_JOB_RESTART_COUNT");
+  }
   job.node = variable("SLURMD_NODENAME");
-  job.may_have_gpu = !variable("SLURM_JOB_GPUS").empty() || access(kDriverFile, F_OK) == 0;
+  job.gpus = variable("SLURM_JOB_GPUS");
   return job;
 }
+
+bool may_have_gpu(const Job& job) { return !job.gpus.empty() || access(kDriverFile, F_OK) == 0; }
 
 void report(const std::string& text) {
   fmt::print(stderr, "softmig: {}\n", text);
@@ -103,52 +102,6 @@ SiteConfig site_config() {
   }
   site.shards.set_general(asked.shards.get(""));
   return site;
-}
-
-std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
-
-std::string record_of(const Job& job) {
-  std::string why;
-  for (int i = 0; i < kQueryTries; i++) {
-    const ChildResult result = run_child(
-        {"scontrol", "-d", "-o", "show", "job", fmt::format("{}", job.id)}, kQuerySeconds);
-    if (!result.started) throw Failure("scontrol is not found");
-    if (result.status == 0) return result.out;
-    why = result.timed_out ? "it does not answer" : first_line(result.err);
-  }
-  throw Failure("the Slurm controller cannot be asked: " + why);
-}
-
-std::vector<GresItem> gres_of(const Job& job) {
-  std::vector<GresItem> items;
-  switch (find_gres(record_of(job), job.id, job.node, &items)) {
-    case RecordStatus::kOk:
-      return items;
-    case RecordStatus::kNoJob:
-      throw Failure(fmt::format("the Slurm controller knows no job {}", job.id));
-    case RecordStatus::kNoNode:
-      throw Failure(fmt::format(
-          "the Slurm controller does not tell what the job has on node \"{}\"", job.node));
-    case RecordStatus::kBadGres:
-      throw Failure("the job's GRES cannot be understood: is this Slurm newer than SoftMig?");
-  }
-  return items;
-}
-
-std::vector<NodeGpu> node_gpus() {
-  std::string error;
-  const std::unique_ptr<Nvml> nvml = Nvml::open(&error);
-  if (nvml == nullptr) throw Failure(error);
-  std::vector<NodeGpu> gpus;
-  for (const NvmlDevice& device : nvml->devices()) {
-    const auto memory = nvml->memory(device.handle);
-    if (!memory) throw Failure("the driver does not tell the memory of " + device.uuid_text);
-    gpus.push_back({device.minor, device.uuid_text, device.name, memory->total});
-  }
-  std::sort(gpus.begin(), gpus.end(),
-            [](const NodeGpu& a, const NodeGpu& b) { return a.minor < b.minor; });
-  if (gpus.empty()) throw Failure("the driver shows no GPU");
-  return gpus;
 }
 
 // Jobs that have files here and are no more: their epilog never ran. Asks the controller, so it is
@@ -204,17 +157,31 @@ void open_job(const NodeState& state, const Job& job, const std::vector<GpuSlice
   state.publish(fmt::format("{}.conf", job.id), text);
 }
 
+bool has_shards(const std::vector<GresItem>& items) {
+  return std::any_of(items.begin(), items.end(),
+                     [](const GresItem& item) { return item.name == "shard"; });
+}
+
+// True if an index of Slurm means the GPU with this minor number, by whatever way it is told.
+bool is_plain(const std::vector<int>& order, const std::vector<NodeGpu>& gpus) {
+  for (size_t i = 0; i < order.size(); i++) {
+    if (order[i] != static_cast<int>(i)) return false;
+  }
+  return gpus.size() == 1 || order.size() == gpus.size();
+}
+
 void set_up(const NodeState& state, const Job& job, OnFailure* on_failure) {
   const SiteConfig site = site_config();
   *on_failure = site.on_failure;
-  const std::vector<GresItem> items = gres_of(job);
-  const bool sliced = std::any_of(items.begin(), items.end(),
-                                  [](const GresItem& item) { return item.name == "shard"; });
-  if (!sliced) return state.forget(job.id, true);
-  const std::vector<NodeGpu> gpus = node_gpus();
+  std::optional<std::vector<GresItem>> items = items_by_request(state, job);
+  const bool by_request = items.has_value();
+  if (!items) items = items_by_record(job);
+  if (!has_shards(*items)) return state.forget(job.id, true);
+  const std::vector<NodeGpu> gpus = node_gpus(state);
   const std::vector<int> order =
       gpus.size() == 1 ? std::vector<int>() : slurm_gpu_order(state, job.node);
-  open_job(state, job, plan_slices(items, order, gpus, site), site);
+  if (by_request && !is_plain(order, gpus)) items = items_by_record(job);
+  open_job(state, job, plan_slices(*items, order, gpus, site), site);
 }
 
 // The job stays closed; its user reads why in the job's record.
@@ -231,7 +198,7 @@ int job_start() {
   const NodeState state;
   state.make_folder();
   state.record_cgroup_namespace();
-  if (!job.may_have_gpu) {
+  if (!may_have_gpu(job)) {
     state.forget(job.id, true);
     return kExitOk;
   }

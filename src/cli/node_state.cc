@@ -69,8 +69,9 @@ bool is_older(const std::string& path, time_t seconds) {
 // What is of no use to anybody: what a writer that was killed left of a file that is no job's, and
 // configs of jobs that were buried long ago.
 bool is_litter(const std::string& path, const std::string& name) {
-  if (name.starts_with("cgroup_ns.new.") || name.starts_with("gres.new.")) {
-    return is_older(path, kLitterSeconds);
+  for (const std::string_view kind :
+       {"cgroup_ns.new.", "gres.new.", "gpus.new.", "requests.new."}) {
+    if (name.starts_with(kind)) return is_older(path, kLitterSeconds);
   }
   return name.ends_with(".conf") && is_older(path, kBuriedSeconds) && contents(path) == kBuriedText;
 }

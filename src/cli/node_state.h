@@ -6,7 +6,9 @@
 //   board/            whether jobs fill their slots (cli/slot_board.h)
 //   cgroup_ns         slurmd's cgroup namespace
 //   gres              Slurm's order of this node's GPUs
-//   lock              held while slots are chosen
+//   gpus              this node's GPUs, as NVML showed them
+//   requests          what jobs that have just started asked for
+//   lock, asking      held while slots are chosen, and while Slurm is asked
 //
 // All but regions are replaced by rename: a reader, or a crash, sees the old or the new.
 #pragma once

@@ -24,7 +24,7 @@ node_setup() {
   cp -r "$(dirname "$SOFTMIG")"/{softmig,libsoftmig.so,sim} /run/t/
   # The controller knows the jobs that job() has told it of.
   # shellcheck disable=SC2016 # for that script
-  printf '#!/bin/sh\ncat /run/t/record.$5\n' >/run/t/bin/scontrol
+  printf '#!/bin/sh\nfor id; do :; done\ncat /run/t/record.$id\n' >/run/t/bin/scontrol
   chmod -R a+rX /run/t
   chmod 755 /run/t/bin/scontrol
   export PATH=/run/t/bin:$PATH SOFTMIG=/run/t/softmig LD_LIBRARY_PATH=/run/t/sim/13.0

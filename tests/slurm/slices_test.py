@@ -37,7 +37,8 @@ export PATH=/run/lab/bin:/usr/bin
 exec /etc/slurm/epilog_softmig.sh
 """
 SCRIPT = f": >{lab.HOME}/on.$SLURM_JOB_ID.${{SLURM_RESTART_COUNT:-0}}; sleep 300"
-KEPT = ("board", "cgroup_ns", "gres", "lock")  # and what who was killed left of them, for a minute
+# What stays, and what who was killed left of them, for a minute.
+KEPT = ("asking", "board", "cgroup_ns", "gpus", "gres", "lock", "requests")
 
 
 def setUpModule():
@@ -251,6 +252,7 @@ class Failures(Case):
     def test_no_nvml(self):
         mark = pathlib.Path("/run/lab/no_nvml")
         mark.touch()
+        (self.folders["n1"] / "gpus").unlink(missing_ok=True)  # what it said lately
         try:
             self.assertIn("SoftMig: NVML", self.cancelled("-w", "n1", "--gres=gpu:l40s.4:1"))
         finally:
