@@ -118,6 +118,7 @@ class Node(unittest.TestCase):
         cls.kill_all()
         for process in cls.processes:
             process.wait()
+            process.stdout.close()
         if cls.cgroups:
             for _ in range(100):
                 try:
@@ -235,12 +236,12 @@ class Node(unittest.TestCase):
 
     @classmethod
     def start_agent(cls, *options):
-        cls.output = open(cls.folder / "agent.log", "w+b")
         environment = cls.sim_environment() | {"SOFTMIG_SIM_FAULT": f"@{cls.faults}"} | cls.environment
         environment["PATH"] = f"{cls.folder}:{environment['PATH']}"
-        cls.agent = subprocess.Popen([str(BUILD / "softmigd"), "--config", str(cls.site_file), *options,
-                                      *cls.options], env=environment, stdin=subprocess.DEVNULL,
-                                     stdout=cls.output, stderr=cls.output)
+        with open(cls.folder / "agent.log", "wb") as output:
+            cls.agent = subprocess.Popen([str(BUILD / "softmigd"), "--config", str(cls.site_file), *options,
+                                          *cls.options], env=environment, stdin=subprocess.DEVNULL,
+                                         stdout=output, stderr=output)
         atexit.register(cls.agent.kill)
         cls.until(lambda: cls.value("softmig_agent_looks_total") >= 1, 10, "the first look")
 
