@@ -62,6 +62,19 @@ bool is_slot_of(const job::ViewedProcess& slot, const ProcessFacts& who, uint64_
   return slot.image == 0 || who.image == 0 || slot.image == who.image;
 }
 
+// A process took or gave back memory of this device between the two looks: what the driver said in
+// between may have been true. A charge carries a number that every change makes another one.
+bool moved(const host::RegionLook& before, const host::RegionLook& after, uint64_t device_key) {
+  const int index = after.index_of(device_key);
+  if (index < 0 || before.index_of(device_key) != index) return true;
+  if (before.processes.size() != after.processes.size()) return true;
+  for (size_t i = 0; i < after.processes.size(); i++) {
+    if (before.processes[i].slot != after.processes[i].slot) return true;
+    if (before.processes[i].charge[index] != after.processes[i].charge[index]) return true;
+  }
+  return false;
+}
+
 }  // namespace
 
 Agent::Agent(AgentOptions options)
@@ -157,6 +170,7 @@ void Agent::add_slices(const DeviceLook& device, uint32_t index, Facts* facts) {
     // Root made it whole: what is no region any more was spoilt.
     slice.ledger_broken = ledger.after.status == job::ViewStatus::kForeign ||
                           ledger.after.status == job::ViewStatus::kForbidden;
+    slice.ledger_moving = moved(ledger.before, ledger.after, device.key);
     for (const host::RegionLook* look : {&ledger.before, &ledger.after}) {
       const int at = look->index_of(device.key);
       if (at >= 0) slice.charged = std::max(slice.charged, look->view.device[at].used);

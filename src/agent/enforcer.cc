@@ -1,5 +1,6 @@
 #include "agent/enforcer.h"
 
+#include <fcntl.h>
 #include <fmt/chrono.h>
 #include <fmt/core.h>
 #include <spawn.h>
@@ -171,12 +172,18 @@ void Enforcer::start(std::vector<std::string> command, uint64_t now_ns) {
   std::vector<char*> words;
   for (std::string& word : command) words.push_back(word.data());
   words.push_back(nullptr);
+  posix_spawn_file_actions_t files;
+  posix_spawn_file_actions_init(&files);
+  for (const int fd : {0, 1, 2}) {
+    posix_spawn_file_actions_addopen(&files, fd, "/dev/null", fd == 0 ? O_RDONLY : O_WRONLY, 0);
+  }
   pid_t child = 0;
-  if (posix_spawnp(&child, words[0], nullptr, nullptr, words.data(), environ) == 0) {
+  if (posix_spawnp(&child, words[0], &files, nullptr, words.data(), environ) == 0) {
     children_[child] = now_ns;
   } else {
     say(Weight::kError, fmt::format("{} cannot be started", command.front()));
   }
+  posix_spawn_file_actions_destroy(&files);
 }
 
 void Enforcer::cancel(uint64_t job, const std::string& why, uint64_t now_ns) {

@@ -139,7 +139,7 @@ void Judge::judge_slice(const Facts& facts, const SliceOfGpu& slice) {
   }
   if (slice.ledger_broken) {
     verdict(VerdictKind::kLedger, *worst, held, 0);
-  } else if (slice.ledger_known && worst_entered != nullptr &&
+  } else if (slice.ledger_known && !slice.ledger_moving && worst_entered != nullptr &&
              entered > slice.charged + allowance) {
     verdict(VerdictKind::kLedger, *worst_entered, entered, slice.charged);
   }
@@ -205,6 +205,7 @@ void Judge::suspect(const Facts& facts, const Verdict& verdict, bool of_process)
     return;
   }
   // More than there is room for are judged once others are gone.
+  overflowed_ = overflowed_ || room == nullptr;
   if (room == nullptr) return;
   *room = {.there = true, .seen = true, .looks = 1, .last_ns = facts.now_ns, .verdict = verdict};
   room->verdict.id = next_id_++;
@@ -213,7 +214,8 @@ void Judge::suspect(const Facts& facts, const Verdict& verdict, bool of_process)
 
 int Judge::decide(const Facts& facts, std::span<Verdict> out) {
   size_t count = 0;
-  undecided_ = false;
+  undecided_ = overflowed_;
+  overflowed_ = false;
   for (Suspicion& known : suspicion_) {
     if (!known.there) continue;
     if (!known.seen) {

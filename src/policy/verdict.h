@@ -55,6 +55,7 @@ struct SliceOfGpu {
   uint64_t sm_limit = 0;      // percent, 0: none
   bool ledger_known = false;  // root made a region and it could be read
   bool ledger_broken = false;
+  bool ledger_moving = false;  // processes were charged or relieved while the driver was asked
   uint64_t charged = 0;  // bytes of all its processes and objects: the larger of two looks
 };
 
@@ -125,7 +126,7 @@ class Judge {
   int decide(const Facts& facts, std::span<Verdict> out);
   Window* window_of(uint64_t now_ns, uint64_t job, uint32_t device);
 
-  bool undecided_ = false;
+  bool undecided_ = false, overflowed_ = false;
   uint64_t next_id_ = 1;
   Suspicion suspicion_[kMostSuspicions];
   Window window_[kMostWindows];
