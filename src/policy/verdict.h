@@ -56,7 +56,7 @@ struct SliceOfGpu {
   bool ledger_known = false;  // root made a region and it could be read
   bool ledger_broken = false;
   bool ledger_moving = false;  // processes were charged or relieved while the driver was asked
-  uint64_t charged = 0;  // bytes of all its processes and objects: the larger of two looks
+  uint64_t charged = 0;        // bytes of all its processes and objects: the larger of two looks
 };
 
 struct JudgedDevice {

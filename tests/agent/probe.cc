@@ -38,15 +38,15 @@ constexpr const char* kKernel = R"(
 )";
 
 struct Cuda {
-#define FUNCTIONS(X)                                                                          \
-  X(cuInit)                                                                                   \
-  X(cuDeviceGet)                                                                              \
-  X(cuCtxCreate_v2)                                                                           \
-  X(cuMemAlloc_v2)                                                                            \
-  X(cuMemFree_v2)                                                                             \
-  X(cuModuleLoadData)                                                                         \
-  X(cuModuleGetFunction)                                                                      \
-  X(cuLaunchKernel)                                                                           \
+#define FUNCTIONS(X)     \
+  X(cuInit)              \
+  X(cuDeviceGet)         \
+  X(cuCtxCreate_v2)      \
+  X(cuMemAlloc_v2)       \
+  X(cuMemFree_v2)        \
+  X(cuModuleLoadData)    \
+  X(cuModuleGetFunction) \
+  X(cuLaunchKernel)      \
   X(cuCtxSynchronize)
 #define POINTER(name) decltype(&::name) name = nullptr;
   FUNCTIONS(POINTER)
@@ -186,8 +186,8 @@ int want(unsigned long mib) {
   const uint64_t nothing = 0;
   for (;;) {
     for (unsigned i = 0; i < softmig::abi::kMaxDevices; i++) {
-      const size_t at = offsetof(RegionHeader, device) + i * sizeof(RegionDevice) +
-                        offsetof(RegionDevice, use);
+      const size_t at =
+          offsetof(RegionHeader, device) + i * sizeof(RegionDevice) + offsetof(RegionDevice, use);
       if (pwrite(fd, &nothing, sizeof nothing, static_cast<off_t>(at)) < 0) _exit(6);
     }
     usleep(500);
@@ -211,7 +211,8 @@ int noise(const char* path, unsigned seed) {
     const auto at = static_cast<off_t>(offsetof(softmig::abi::Region, slot) + i * 1088 + begin);
     if (pwrite(fd, words.data() + i * 64, 512, at) < 0) return 6;
   }
-  if (seed % 5 == 0 && ftruncate(fd, static_cast<off_t>(random() % softmig::abi::kRegionSize)) != 0) {
+  if (seed % 5 == 0 &&
+      ftruncate(fd, static_cast<off_t>(random() % softmig::abi::kRegionSize)) != 0) {
     return 6;
   }
   return 0;

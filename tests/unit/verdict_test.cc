@@ -49,8 +49,8 @@ class VerdictTest : public testing::Test {
       }
     }
     std::vector<Verdict> out(64);
-    out.resize(static_cast<size_t>(
-        judge_->look(now_, processes, slices_, devices_, tolerance_, out)));
+    out.resize(
+        static_cast<size_t>(judge_->look(now_, processes, slices_, devices_, tolerance_, out)));
     return out;
   }
 
@@ -140,7 +140,8 @@ TEST_F(VerdictTest, ALedgerThatSaysMoreIsFine) {
 
 TEST_F(VerdictTest, ALedgerThatMovesWhileTheDriverIsAskedSaysNothing) {
   slices_[0].ledger_moving = true;
-  for (int i = 0; i < 5; i++) EXPECT_TRUE(look({process(1, 4 * kGiB, 4 * kGiB)}, kSecond, 0).empty());
+  for (int i = 0; i < 5; i++)
+    EXPECT_TRUE(look({process(1, 4 * kGiB, 4 * kGiB)}, kSecond, 0).empty());
 }
 
 TEST_F(VerdictTest, ABrokenLedgerIsNamed) {
