@@ -16,15 +16,18 @@ tests=(bats binutils util-linux procps python3-pip clang-14 libclang-rt-14-dev)
 # What the tests of the Slurm side call; without them those tests are skipped.
 slurm=(lua-busted lua5.1 lua5.2 lua5.3 lua5.4 slurmctld slurmd slurm-client
   slurm-wlm-basic-plugins munge iproute2)
+# The node agent and what checks its metrics; without them it is not built.
+agent=(prometheus-cpp-dev prometheus)
 # What builds and checks the packages.
 packages=(dpkg-dev file lintian rpm)
 check=(lua-check git shellcheck clang-format clang-tidy)
 
 case "${1:-}" in
   build) wanted=("${build[@]}") ;;
-  test) wanted=("${build[@]}" "${tests[@]}" "${slurm[@]}" "${packages[@]}") ;;
-  packages) wanted=("${build[@]}" "${packages[@]}") ;;
-  check) wanted=("${build[@]}" "${tests[@]}" "${slurm[@]}" "${packages[@]}" "${check[@]}") ;;
+  test) wanted=("${build[@]}" "${tests[@]}" "${slurm[@]}" "${agent[@]}" "${packages[@]}") ;;
+  packages) wanted=("${build[@]}" "${agent[@]}" "${packages[@]}") ;;
+  check) wanted=("${build[@]}" "${tests[@]}" "${slurm[@]}" "${agent[@]}" "${packages[@]}"
+    "${check[@]}") ;;
   *)
     echo "usage: $0 build|test|packages|check" >&2
     exit 2
