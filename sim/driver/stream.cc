@@ -57,14 +57,21 @@ CUresult destroy(CUstream handle) {
   return CUDA_SUCCESS;
 }
 
+// True, with the result, where the stream takes part in a capture, or would have to wait for one:
+// that breaks the capture.
+bool is_unfit_for_capture(Stream* stream, CUresult* code) {
+  if (route_of(stream, code) == Route::kPlain) return false;
+  if (stream->capture == nullptr) return true;
+  stream->capture->valid = false;
+  *code = CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+  return true;
+}
+
 CUresult synchronize(Call& call, CUstream handle, bool per_thread) {
   CUresult code = CUDA_SUCCESS;
   Stream* stream = find_stream(handle, per_thread, call.context(), &code);
   if (stream == nullptr) return code;
-  if (route_of(stream, &code) != Route::kPlain) {
-    stream->capture->valid = false;
-    return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
-  }
+  if (is_unfit_for_capture(stream, &code)) return code;
   if (call.forbidden_in_capture()) return call.code();
   const uint64_t host_task = stream->host_task;
   Device* device = stream->context->device;
@@ -78,10 +85,7 @@ CUresult query(Call& call, CUstream handle, bool per_thread) {
   CUresult code = CUDA_SUCCESS;
   Stream* stream = find_stream(handle, per_thread, call.context(), &code);
   if (stream == nullptr) return code;
-  if (route_of(stream, &code) != Route::kPlain) {
-    stream->capture->valid = false;
-    return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
-  }
+  if (is_unfit_for_capture(stream, &code)) return code;
   if (call.forbidden_in_capture()) return call.code();
   return is_done_now(stream->last) && is_host_task_done(stream->host_task) ? CUDA_SUCCESS
                                                                            : CUDA_ERROR_NOT_READY;

@@ -9,11 +9,11 @@ import subprocess
 import time
 
 import node
-from node import GIB, MIB, OTHER, RUN, USER
+from node import OTHER, RUN, USER
 
 
-class Bypasses(node.Node):
-    """The node reports; every test has a job of its own."""
+class Watched:
+    """A node that kills, with a neighbour; every test has a job of its own."""
 
     sim = "2x48G:l40s"
     site = "ON_VERDICT=kill\n"
@@ -34,6 +34,10 @@ class Bypasses(node.Node):
         self.assertLives(self.neighbour)
         self.assertIsNone(self.agent.poll())
         self.end_job(self.number)
+
+
+class Programs(Watched, node.Node):
+    """Programs that go past the library."""
 
     def test_static_program(self):
         """A program that does not load the library at all."""
@@ -102,6 +106,10 @@ class Bypasses(node.Node):
         _, pid = self.start(self.number, "detach", 100, library=False)
         self.named("no_library", self.number, pid=pid)
         self.assertGone(pid)
+
+
+class Places(Watched, node.Node):
+    """Processes that are not where they should be, ledgers that are not what they should be."""
 
     def test_cleared_environment(self):
         """Without SLURM_JOB_ID the cgroup still names the job; without cgroups it is a stranger."""

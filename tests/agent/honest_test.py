@@ -17,8 +17,8 @@ class Honest(node.Node):
         self.job(9701, memory="12G")
         self.job(9702, memory="12G", uid=OTHER, sm=50)
         self.start_agent()
-        runs = [self.start(9701, "churn", 10, 1)[0], self.start(9701, "churn", 10, 2)[0],
-                self.start(9702, "churn", 10, 3, uid=OTHER)[0]]
+        runs = [self.start(9701, "churn", 8, 1)[0], self.start(9701, "churn", 8, 2)[0],
+                self.start(9702, "churn", 8, 3, uid=OTHER)[0]]
         for run in runs:
             self.assertEqual(run.wait(60), 0)
         # The churn's processes end by themselves or are killed by their parents.
@@ -26,13 +26,14 @@ class Honest(node.Node):
         self.assertEqual(self.value("softmig_verdicts_total"), 0, self.said())
         self.assertEqual(self.value("softmig_agent_driver_up"), 1)
 
+
+class Extra(node.Node):
     def test_extra_page(self):
         self.job(9703, memory="12G")
-        self.start_agent() if self.agent is None else None
+        self.start_agent()
         _, pid = self.start(9703, "hold", 100)
         _, raw = self.start(9703, "hold", 900, library=False)
         page = RUN / "9703.region.extra"
-        self.configure("ON_VERDICT=report")
 
         def beyond():
             if not page.exists():

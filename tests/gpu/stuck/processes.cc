@@ -102,6 +102,8 @@ void stop_one(Checks::Report& report, const std::function<bool(pid_t)>& stop,
   for (int tries = on_simulated_gpu() ? 4 : 1; tries > 0 && alone < 5; --tries) {
     sleep_ms(200);
     step("stopping one of two");
+    // Never -1, which would be all processes.
+    if (!report.expect(children[0]->pid() > 0, "a process has ended")) return;
     if (!stop(children[0]->pid())) return report.skip("the process cannot be stopped that way");
     sleep_ms(300);  // what the stopped one had launched is done
     const uint64_t before = board->work_us[0];

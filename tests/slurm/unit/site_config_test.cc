@@ -102,6 +102,38 @@ TEST(Site, TheExampleIsTheDefault) {
   EXPECT_THAT(problems, IsEmpty());
 }
 
+TEST(Site, AnswersToVerdictsAreGeneralOrForOne) {
+  using policy::VerdictKind;
+  const auto answer = [](const SiteConfig& site, VerdictKind kind) {
+    return site.answer[static_cast<int>(kind)];
+  };
+  std::vector<SiteProblem> problems;
+  EXPECT_EQ(answer(parse_site_config("", "", &problems), VerdictKind::kLedger),
+            host::Answer::kReport);
+  const SiteConfig site = parse_site_config(
+      "ON_VERDICT[ledger]=cancel\nON_VERDICT=kill\nON_VERDICT[orphan]=report\n"
+      "MEMORY_TOLERANCE=1G\nCOMPUTE_TOLERANCE=5\nMETRICS_ADDRESS=off\n",
+      "", &problems);
+  EXPECT_THAT(problems, IsEmpty());
+  EXPECT_EQ(answer(site, VerdictKind::kLedger), host::Answer::kCancel);
+  EXPECT_EQ(answer(site, VerdictKind::kOverMemory), host::Answer::kKill);
+  EXPECT_EQ(answer(site, VerdictKind::kOrphan), host::Answer::kReport);
+  EXPECT_EQ(site.tolerance.memory, uint64_t{1} << 30);
+  EXPECT_EQ(site.tolerance.compute, 5U);
+  EXPECT_EQ(site.metrics_address, "");
+}
+
+TEST(Site, WrongAnswersAreProblems) {
+  for (const char* text : {"ON_VERDICT=shoot", "ON_VERDICT[nothing]=kill", "COMPUTE_TOLERANCE=101",
+                           "MEMORY_TOLERANCE=much", "METRICS_ADDRESS=9799",
+                           "METRICS_ADDRESS=localhost:0", "METRICS_ADDRESS=:9799"}) {
+    std::vector<SiteProblem> problems;
+    parse_site_config(text, "", &problems);
+    ASSERT_EQ(problems.size(), 1U) << text;
+    EXPECT_FALSE(problems[0].warning) << text;
+  }
+}
+
 TEST(Site, TheDocsHaveEveryKey) {
   const std::string docs = contents("docs/slurm.md");
   for (const SiteKey& key : site_keys()) {
