@@ -59,7 +59,7 @@ asan tsan: ## the unit tests under AddressSanitizer and UBSan, or under ThreadSa
 	@tools/deps.sh test
 	$(call preset,$@)
 	cmake --build --preset $@ --parallel $(JOBS)
-	@tools/run_tests.sh build-$@ -R '^unit'
+	@tools/run_tests.sh build-$@ -R '^unit$$'
 
 clang: ## build and test with clang
 	@tools/deps.sh test
