@@ -88,12 +88,20 @@ def stuck(quick):
     for percent in (25,) if quick else (10, 25):
         for name in STUCK:
             cases.append(limited(f"stuck/{percent}/{name}", ["stuck", name], percent))
+    cases += [] if quick else [long_kernel()]
     for name in WITH_SLOTS:
         case = limited(f"stuck/slots/{name}", ["stuck", name], 25)
         case.variables["SOFTMIG_SLOTS"] = "1/4"
         case.before = foreign_process
         cases.append(case)
     return cases
+
+
+def long_kernel():
+    """A debt of 30 s is paid for within two minutes."""
+    case = limited("stuck/25/after_30s_kernel", ["stuck", "after_long_kernel"], 25, real_only=True)
+    case.variables["TEST_LONG_SECONDS"] = "30"
+    return case
 
 
 def limited(name, arguments, percent, **more):

@@ -56,7 +56,7 @@ void queue_behind_spin(Checks::Report& report) {
   step("queue_behind_spin: queueing behind a kernel that spins");
   const double begin = now_ms();
   for (int i = 0; i < 200; ++i)
-    report.result(gpu.launch(consumer, 200), CUDA_SUCCESS, "work behind the consumer");
+    report.result(gpu.launch(consumer, 2000), CUDA_SUCCESS, "work behind the consumer");
   report.note("queued_ms", now_ms() - begin);
   step("queue_behind_spin: launching the producer");
   report.result(gpu.raise(producer, 0, 1), CUDA_SUCCESS, "the producer");
