@@ -2,7 +2,8 @@
 //
 // Sizes are those of the block-linear layout, which gives what the driver says of deferred arrays:
 // rows of 64 bytes, in blocks 8 rows high; up to 16 such blocks stand on (2D) or behind (3D) each
-// other. Each level of a mipmapped array likewise. All in all rounded up to 64 KiB.
+// other. Each level of a mipmapped array likewise. The driver says it rounded up to 64 KiB, and
+// packs small arrays without that.
 #include <algorithm>
 #include <bit>
 
@@ -26,7 +27,8 @@ struct Array {
 
 namespace {
 
-constexpr uint64_t kAlignment = 64 * kKiB;
+constexpr uint64_t kToldStep = 64 * kKiB;
+constexpr uint64_t kPlacedStep = 512;
 constexpr uint64_t kRowStep = 64;
 constexpr uint64_t kRows = 8;
 constexpr uint64_t kMostBlocks = 16;
@@ -72,7 +74,7 @@ uint64_t array_bytes(const CUDA_ARRAY3D_DESCRIPTOR& desc, unsigned int levels) {
     const uint64_t depth = is_layered(desc) ? 1 : std::max<uint64_t>(1, desc.Depth >> level);
     bytes += level_bytes(width, height, depth, element);
   }
-  return round_up(bytes * layers, kAlignment);
+  return bytes * layers;
 }
 
 bool is_good(const CUDA_ARRAY3D_DESCRIPTOR& desc) {
@@ -98,7 +100,7 @@ bool is_good(const CUDA_ARRAY3D_DESCRIPTOR& desc) {
 
 bool take_memory(Array* array) {
   if ((array->desc.Flags & kLaterMapped) != 0) return true;
-  array->address = take_linear(array->context, &array->context->array, array->bytes, kAlignment);
+  array->address = take_linear(array->context, &array->context->array, array->bytes, kPlacedStep);
   return array->address != 0;
 }
 
@@ -178,8 +180,8 @@ CUresult requirements(CUDA_ARRAY_MEMORY_REQUIREMENTS* out, const Array* array, C
   if (driver().device(ordinal) == nullptr) return CUDA_ERROR_INVALID_DEVICE;
   if (out == nullptr || (array->desc.Flags & kLaterMapped) == 0) return CUDA_ERROR_INVALID_VALUE;
   *out = CUDA_ARRAY_MEMORY_REQUIREMENTS{};
-  out->size = array->bytes;
-  out->alignment = kAlignment;
+  out->size = round_up(array->bytes, kToldStep);
+  out->alignment = kToldStep;
   return CUDA_SUCCESS;
 }
 

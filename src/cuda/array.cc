@@ -1,5 +1,9 @@
 // CUDA arrays and mipmapped arrays. Their size is the driver's secret until they exist, but not
-// that of a twin whose memory is to be mapped later: it is made, asked and destroyed first.
+// that of a twin whose memory is to be mapped later: it is made, asked and destroyed first. What it
+// says is rounded up to 64 KiB, while small arrays lie 512 bytes apart: the size of those is found
+// by a twin of so many layers that the rounding is lost.
+#include <bit>
+
 #include "cuda/state.h"
 
 SM_DRIVER(cuArrayGetMemoryRequirements);
@@ -40,6 +44,62 @@ uint64_t guess(const CUDA_ARRAY3D_DESCRIPTOR& desc, bool mipmapped) {
   return bytes + bytes / (mipmapped ? 2 : 3);
 }
 
+constexpr uint64_t kLayers = 64 * base::kKiB / policy::kPackUnit;
+
+// What one array takes by the size of `kLayers` layers of it; UINT64_MAX where the driver does not
+// make those. Depth is laid out in powers of two.
+template <typename Twin>
+uint64_t by_layers(CUDA_ARRAY3D_DESCRIPTOR desc, Twin size_of_twin) {
+  constexpr unsigned int kFlat = CUDA_ARRAY3D_LAYERED | CUDA_ARRAY3D_CUBEMAP;
+  const uint64_t depth = desc.Depth != 0 ? desc.Depth : 1;
+  const uint64_t count = (desc.Flags & kFlat) != 0 ? depth : std::bit_ceil(depth);
+  desc.Flags = (desc.Flags & ~kFlat) | CUDA_ARRAY3D_LAYERED;
+  desc.Depth = kLayers;
+  const uint64_t bytes = size_of_twin(desc);
+  return bytes == 0 ? UINT64_MAX : bytes / kLayers * count;
+}
+
+// The last answers of the driver, for programs that make many arrays of one kind. 0: no answer.
+class Sizes {
+ public:
+  template <typename Ask>
+  uint64_t find(const CUDA_ARRAY3D_DESCRIPTOR& desc, unsigned int levels, int device, Ask ask) {
+    const Key key = {desc.Width,       desc.Height, desc.Depth, static_cast<uint32_t>(desc.Format),
+                     desc.NumChannels, desc.Flags,  levels,     device};
+    Entry& entry = entries_[key.place()];
+    lock_.lock();
+    const uint64_t known = entry.key == key ? entry.bytes : 0;
+    lock_.unlock();
+    if (known != 0) return known;
+    const uint64_t bytes = ask();
+    if (bytes == 0) return 0;
+    lock_.lock();
+    entry = {key, bytes};
+    lock_.unlock();
+    return bytes;
+  }
+
+ private:
+  struct Key {
+    uint64_t width, height, depth;
+    uint32_t format, channels, flags, levels;
+    int device;
+    bool operator==(const Key&) const = default;
+    size_t place() const {
+      const uint64_t mixed = width * 31 + height * 37 + depth * 41 + levels * 43 + channels;
+      return mixed * 0x9e3779b97f4a7c15 >> 58;
+    }
+  };
+  struct Entry {
+    Key key;
+    uint64_t bytes;
+  };
+  sys::Mutex lock_;
+  Entry entries_[64] = {};
+};
+
+constinit Sizes g_sizes;
+
 void give_back(const Record& record) {
   if (!policy::Packing::packs(record.bytes)) {
     slice().release(record.device, in_pages(record.bytes));
@@ -50,15 +110,26 @@ void give_back(const Record& record) {
   g_lock[record.device].unlock();
 }
 
-template <typename Handle, typename Twin, typename Call>
-[[gnu::noinline]] CUresult create(Handle* out, const CUDA_ARRAY3D_DESCRIPTOR& desc, bool mipmapped,
-                                  Twin size_of_twin, Call call) {
-  Place place;
-  if (out == nullptr || !has_own_memory(desc) || !current_place(&place)) return call();
+// 0: the driver made no twin.
+template <typename Twin>
+uint64_t size_of(const CUDA_ARRAY3D_DESCRIPTOR& desc, Twin size_of_twin) {
   CUDA_ARRAY3D_DESCRIPTOR deferred = desc;
   deferred.Flags |= CUDA_ARRAY3D_DEFERRED_MAPPING;
-  uint64_t bytes = size_of_twin(deferred);
-  if (bytes == 0) bytes = guess(desc, mipmapped);
+  const uint64_t bytes = size_of_twin(deferred);
+  if (bytes == 0 || !policy::Packing::packs(bytes)) return bytes;
+  const uint64_t finer = by_layers(deferred, size_of_twin);
+  return finer < bytes ? finer : bytes;
+}
+
+// Levels: 0 for an array that is not mipmapped.
+template <typename Handle, typename Twin, typename Call>
+[[gnu::noinline]] CUresult create(Handle* out, const CUDA_ARRAY3D_DESCRIPTOR& desc,
+                                  unsigned int levels, Twin size_of_twin, Call call) {
+  Place place;
+  if (out == nullptr || !has_own_memory(desc) || !current_place(&place)) return call();
+  uint64_t bytes =
+      g_sizes.find(desc, levels, place.device, [&] { return size_of(desc, size_of_twin); });
+  if (bytes == 0) bytes = guess(desc, levels != 0);
   const Record record{bytes, 0, place.context, static_cast<int16_t>(place.device)};
   if (policy::Packing::packs(bytes)) {
     PackedCharge charge(&g_packing[place.device], &g_lock[place.device], place.device, bytes);
@@ -148,9 +219,9 @@ template <typename Desc, typename Call>
 [[gnu::noinline]] static CUresult create_array(CUarray* out, const Desc* desc, Call call) {
   if (!active() || desc == nullptr) return call();
   if constexpr (requires { desc->Depth; }) {
-    return softmig::cuda::create(out, softmig::cuda::solid(*desc), false, twin_of_array, call);
+    return softmig::cuda::create(out, softmig::cuda::solid(*desc), 0, twin_of_array, call);
   } else {
-    return softmig::cuda::create(out, softmig::cuda::flat(*desc), false, twin_of_array, call);
+    return softmig::cuda::create(out, softmig::cuda::flat(*desc), 0, twin_of_array, call);
   }
 }
 
@@ -185,5 +256,5 @@ CUresult cuMipmappedArrayCreate(CUmipmappedArray* out, const CUDA_ARRAY3D_DESCRI
     next_cuMipmappedArrayDestroy(array);
     return bytes;
   };
-  return softmig::cuda::create(out, *desc, true, twin, call);
+  return softmig::cuda::create(out, *desc, levels, twin, call);
 }

@@ -10,6 +10,8 @@ namespace {
 constinit policy::Packing g_packing[job::kDeviceIndices];
 constinit sys::Mutex g_lock[job::kDeviceIndices];
 
+constexpr uint64_t kModuleStep = 64 * base::kKiB;  // each module's variables begin at such a step
+
 uint64_t globals_at(const void* image) {
   if (image == nullptr) return 0;
   image = policy::unwrap(image);
@@ -43,6 +45,7 @@ template <typename Handle, typename Call>
   if (!current_place(&place)) place = {0, device_of(0)};
   if (place.device < 0) return call();
   if (globals > UINT64_MAX / 2) return CUDA_ERROR_OUT_OF_MEMORY;
+  globals = base::round_up(globals, kModuleStep);
   const Record record{globals, 0, place.context, static_cast<int16_t>(place.device)};
   const auto keep = [&](CUresult result, auto commit) {
     if (result != CUDA_SUCCESS) return result;

@@ -9,8 +9,8 @@
 
 namespace softmig::policy {
 
-inline constexpr uint64_t kPage = 2 * base::kMiB;       // the driver takes memory in such pages
-inline constexpr uint64_t kPackUnit = 64 * base::kKiB;  // and places arrays at such steps
+inline constexpr uint64_t kPage = 2 * base::kMiB;  // the driver takes memory in such pages
+inline constexpr uint64_t kPackUnit = 512;         // and places small things at such steps
 inline constexpr uint64_t kPackUnits = kPage / kPackUnit;
 
 constexpr uint64_t in_pages(uint64_t bytes) { return base::round_up(bytes, kPage); }
@@ -44,18 +44,21 @@ class Packing {
   }
 
  private:
-  // A page has so many parts: a multiple of every number of equal things that fit into 32 units.
-  static constexpr uint64_t kParts = 480;
+  // A page in parts so fine that what rounding adds to a page full of things is never a thing.
+  static constexpr uint64_t kParts = kPage << 16;
+  static constexpr uint64_t kRounding = kParts / (2 * kPackUnits);
 
   static constexpr uint64_t units_of(uint64_t bytes) {
     return bytes == 0 ? 1 : (bytes + kPackUnit - 1) / kPackUnit;
   }
-  // Of 15 units only two fit a page of 32: each then costs half a page.
+  // Of things a little larger than a third of a page only two fit: each then costs half a page.
   static constexpr uint64_t share(uint64_t units) {
     const uint64_t fit = kPackUnits / units;
-    return kParts / fit;
+    return (kParts + fit - 1) / fit;
   }
-  static constexpr uint64_t pages_for(uint64_t parts) { return (parts + kParts - 1) / kParts; }
+  static constexpr uint64_t pages_for(uint64_t parts) {
+    return (parts + kParts - 1 - kRounding) / kParts;
+  }
 
   uint64_t filled_ = 0, held_ = 0, live_ = 0;
   uint32_t free_[kPackUnits + 1] = {};

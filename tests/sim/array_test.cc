@@ -1,4 +1,5 @@
-// Arrays take what the driver says of their deferred twins, rounded as memory is.
+// Arrays take what the driver says of their deferred twins, rounded as memory is; small ones take
+// less, by layers of 512 bytes.
 #include <ostream>
 #include <vector>
 
@@ -50,6 +51,11 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(
         Shape{"Small2d", 64, 64, 0, CU_AD_FORMAT_FLOAT, 1, 0, 0.0625, 2},
         Shape{"Small1d", 1024, 0, 0, CU_AD_FORMAT_UNSIGNED_INT8, 1, 0, 0.0625, 2},
+        Shape{"Tiny2d", 8, 8, 0, CU_AD_FORMAT_FLOAT, 1, 0, 0.0625, 2},
+        Shape{"Padded2d", 96, 96, 0, CU_AD_FORMAT_FLOAT, 1, 0, 0.0625, 2},
+        Shape{"Tall2d", 160, 160, 0, CU_AD_FORMAT_FLOAT, 1, 0, 0.1875, 6},
+        Shape{"Small3d", 16, 16, 16, CU_AD_FORMAT_FLOAT, 1, 0, 0.0625, 2},
+        Shape{"SmallCubemap", 46, 46, 6, CU_AD_FORMAT_FLOAT, 1, CUDA_ARRAY3D_CUBEMAP, 0.125, 4},
         Shape{"Odd2d", 1000, 1000, 0, CU_AD_FORMAT_FLOAT, 4, 0, 15.625, 512},
         Shape{"Large2d", 4096, 4096, 0, CU_AD_FORMAT_FLOAT, 1, 0, 64, 2048},
         Shape{"Cube3d", 100, 100, 100, CU_AD_FORMAT_FLOAT, 2, 0, 9.25, 320},

@@ -28,7 +28,7 @@ OTHERS = ["alloc_v1", "contexts", "streams", "green", "all"]
 SIZES = ["512", "4K", "64K", "1M", "2M", "64M", "1G", "mixed"]
 QUICK_SIZES = ["64M", "fill:512", "mixed"]
 # Millions of pieces of these would only take hours: small ones fill the end of the slice.
-SLOW_IF_SMALL = ("managed", "graph", "graph_captured", "pool_hold")
+SLOW_IF_SMALL = ("managed", "pool_hold", *SHAPED)
 # Looked up by a program that is not linked with libcuda.
 DOORS = [
     "handle",
