@@ -462,7 +462,9 @@ void Launch::begin(CUstream stream, bool per_thread, const Work& work) {
   look_for_ends(context, now);
   if (!timed || has_ended()) return;
   const bool single = policy::is_due(*row_, random_bits()) || alone_ >= kBracketNs;
-  if (single || !at_ease || line->is_open) begin_timing(work, now, single, at_ease);
+  // In slots the end of what was launched matters as well: work that ends late runs into the next.
+  const bool in_runs = !at_ease || rule.has_slots();
+  if (single || in_runs || line->is_open) begin_timing(work, now, single, in_runs);
 }
 
 // Whether a stream had nothing to do before the launch that is being made. Where streams take turns
@@ -472,14 +474,14 @@ bool is_idle(const Line& line, uint64_t now, uint64_t cost) {
   return !takes_turns(*line.context, now) || next_cuStreamQuery(line.handle) == CUDA_SUCCESS;
 }
 
-void Launch::begin_timing(const Work& work, uint64_t now, bool single, bool at_ease) {
+void Launch::begin_timing(const Work& work, uint64_t now, bool single, bool in_runs) {
   Line& line = *line_;
   if (!line.grab()) return;
   const RelaxedCapture relaxed;
   // What the stream still has to do hides the time that the host needs for a launch.
   const bool idle = is_idle(line, now, alone_);
   if (line.is_open && idle) drop_run(line, now);
-  if (line.is_open && (single || at_ease)) {
+  if (line.is_open && (single || !in_runs)) {
     line.is_open = false;
     end_bracket(line, line.open);
   }
@@ -495,7 +497,7 @@ void Launch::begin_timing(const Work& work, uint64_t now, bool single, bool at_e
       row_->pending.fetch_add(1, memory_order_relaxed);
       if (guessed_) line.context->unknown.fetch_add(1, memory_order_relaxed);
     }
-  } else if (!at_ease) {
+  } else if (in_runs) {
     if (!line.is_open) {
       line.is_open = begin_bracket(line, now, &line.open);
       line.open.host_ns = idle ? kReachNs : 0;

@@ -43,7 +43,7 @@ class Launch {
 
   bool waits_for_peers(const Work& work);
   policy::Admission ask(const policy::ShareRule& rule, uint64_t now, bool has_waited);
-  void begin_timing(const Work& work, uint64_t now, bool single, bool at_ease);
+  void begin_timing(const Work& work, uint64_t now, bool single, bool in_runs);
   void fail();
   bool has_ended() const { return line_->context->salt != owner_; }
   void leave_run();

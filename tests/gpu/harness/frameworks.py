@@ -24,7 +24,7 @@ RUNTIME_ROUTES = [
     "ipc",
 ]
 # Millions of small pieces would only take hours here.
-SLOW_IF_SMALL = ("managed", "graph", "ipc")
+SLOW_IF_SMALL = ("managed", "graph", "ipc", "array", "array3d", "mipmapped")
 ALLOCATORS = {
     "native": {},
     "expandable": {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"},
@@ -79,14 +79,16 @@ def torch(quick):
 
 def programs(_quick):
     found = script("frameworks/jax-jax-cupy", "one_slice.py", limit=16 * GIB, needs=["jax", "cupy"])
-    smi = script("frameworks/nvidia-smi", "nvidia_smi.py", "", limit=LIMIT)
+    smi = script("frameworks/nvidia-smi", "nvidia_smi.py", "", "", "", limit=LIMIT)
     smi[0].before = nvidia_smi
     smi[0].witness = "report"
     return found + smi
 
 
 def nvidia_smi(case, place, env):
-    case.arguments[2] = place.program("route_dl")
+    hook = os.path.join(SCRIPTS, "..", "..", "..", "scripts", "nvidia-smi-hook.sh")
+    softmig = os.path.join(place.build, "softmig")
+    case.arguments[2:5] = [place.program("route_dl"), hook, softmig]
     return foreign_process(case, place, env)
 
 
