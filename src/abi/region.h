@@ -88,7 +88,8 @@ struct alignas(64) RegionShare {
   std::atomic<uint64_t> hungry_ns;        // when the job last was seen to be able to fill its slots
   std::atomic<uint64_t> light_until_ns;   // it was seen not to be: until then nobody asks again
   std::atomic<uint64_t> coupled_ns;       // when it last waited for work on another device (NCCL)
-  uint64_t reserved0[9];
+  std::atomic<uint64_t> collectives;      // how many kernels did so
+  uint64_t reserved0[8];
   // As in RegionAccount, the dead included.
   std::atomic<uint64_t> gpu_ns;
   std::atomic<uint64_t> waited_ns;

@@ -394,15 +394,11 @@ policy::Admission Launch::ask(const ShareRule& rule, uint64_t now, bool has_wait
   const Context& context = *line_->context;
   abi::RegionShare& share = slice().share(context.device);
   if (collective_) {
-    policy::note_coupled(share, now);
-    if (policy::may_pass_as_collective(share, rule, now)) {
-      policy::charge(share, rule, cost_, now);
-      return {true, 0};
-    }
+    return policy::admit_collective(slice().shares(), context.device, rule, cost_, now);
   }
-  const uint64_t wait = policy::coupled_wait(slice().shares(), context.device, now);
-  if (wait != 0) return {false, wait};
-  return policy::admit(share, rule, cost_, now, has_waited, busy_until(context));
+  const bool coupled = slice().has_several_devices() && policy::is_coupled(share, now);
+  return policy::admit(share, coupled ? rule.with_credit() : rule, cost_, now, has_waited,
+                       busy_until(context));
 }
 
 void Launch::begin(CUstream stream, bool per_thread, const Work& work) {

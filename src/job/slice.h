@@ -76,7 +76,7 @@ class Slice {
   // What holds for a device now; percent 0: no limit.
   policy::ShareRule share_rule(int device) const;
   abi::RegionShare& share(int device) { return region_.map->share[device]; }
-  std::span<const abi::RegionShare> shares() const { return region_.map->share; }
+  std::span<abi::RegionShare> shares() const { return region_.map->share; }
   // Whether the job's processes use more than one device.
   bool has_several_devices() const { return region_.map->header.device[1].key != 0; }
   abi::RegionBusy& busy(int device) { return region_.map->busy[device]; }

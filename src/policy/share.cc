@@ -19,8 +19,10 @@ constexpr uint64_t kLightPercent = 65, kHungryPercent = 80;
 // How long a light job is not asked again, in frames.
 constexpr uint64_t kLightFrames = 64;
 // Devices are coupled for so long after a kernel that made them so.
-constexpr uint64_t kCoupledNs = 1'000'000'000;
-// One that spun while the other process started is far behind, and still must not be held.
+constexpr uint64_t kCoupledNs = 5'000'000'000;
+// What they may be behind by: more than what lies between two collectives, ...
+constexpr uint64_t kCreditFrames = 10;
+// ... and who is waited for is held only if there is no end to it: a kernel's name is its own word.
 constexpr uint64_t kMostBehindFrames = 50;
 constexpr uint64_t kPortionNs = 1'000'000;
 // A clock that falls by more than this is another one: the file has outlived a restart.
@@ -102,6 +104,12 @@ ShareRule ShareRule::with_open_slots() const {
   return rule;
 }
 
+ShareRule ShareRule::with_credit() const {
+  ShareRule rule = *this;
+  rule.credit_ns = kCreditFrames * frame_ns;
+  return rule;
+}
+
 uint64_t ShareRule::burst_ns() const { return has_slots() ? frame_ns * 2 : frame_ns; }
 
 uint64_t ShareRule::portion_ns() const {
@@ -152,7 +160,8 @@ Admission admit(abi::RegionShare& share, const ShareRule& rule, uint64_t cost, u
   uint64_t paid = share.paid_until_ns.load(memory_order_relaxed);
   const uint64_t portion = has_waited ? rule.spread(at.portion_ns()) : 0;
   for (;;) {
-    if (paid + portion >= now) return {false, wait_of(paid + portion - now)};
+    const uint64_t due = paid + portion;
+    if (due >= now + rule.credit_ns) return {false, wait_of(due - now - rule.credit_ns)};
     if (at.has_slots()) {
       const uint64_t wait =
           slot_wait(share, at, cost, balance(share, rule, now), now, has_waited, busy_until);
@@ -165,26 +174,29 @@ Admission admit(abi::RegionShare& share, const ShareRule& rule, uint64_t cost, u
   return {true, 0};
 }
 
-uint64_t coupled_wait(std::span<const abi::RegionShare> shares, int device, uint64_t now) {
-  const auto is_coupled = [now](const abi::RegionShare& share) {
-    const uint64_t last = share.coupled_ns.load(memory_order_relaxed);
-    return last != 0 && now < last + kCoupledNs;
-  };
-  if (!is_coupled(shares[static_cast<size_t>(device)])) return 0;
-  uint64_t latest = 0;
-  for (const abi::RegionShare& share : shares) {
-    if (is_coupled(share))
-      latest = std::max(latest, share.paid_until_ns.load(memory_order_relaxed));
-  }
-  return latest >= now ? wait_of(latest - now) : 0;
+bool is_coupled(const abi::RegionShare& share, uint64_t now) {
+  const uint64_t last = share.coupled_ns.load(memory_order_relaxed);
+  return last != 0 && now < last + kCoupledNs;
 }
 
-bool may_pass_as_collective(const abi::RegionShare& share, const ShareRule& rule, uint64_t now) {
-  return share.paid_until_ns.load(memory_order_relaxed) < now + kMostBehindFrames * rule.frame_ns;
-}
-
-void note_coupled(abi::RegionShare& share, uint64_t now) {
+Admission admit_collective(std::span<abi::RegionShare> shares, int device, const ShareRule& rule,
+                           uint64_t cost, uint64_t now) {
+  abi::RegionShare& share = shares[static_cast<size_t>(device)];
+  keep_clock(share, now);
   share.coupled_ns.store(now, memory_order_relaxed);
+  uint64_t latest = 0, most = 0;
+  for (const abi::RegionShare& other : shares) {
+    if (!is_coupled(other, now)) continue;
+    latest = std::max(latest, other.paid_until_ns.load(memory_order_relaxed));
+    most = std::max(most, other.collectives.load(memory_order_relaxed));
+  }
+  const bool is_awaited = share.collectives.load(memory_order_relaxed) < most;
+  const uint64_t credit = is_awaited ? kMostBehindFrames * rule.frame_ns : 0;
+  if (latest >= now + credit) return {false, wait_of(latest - now - credit)};
+  charge(share, rule, cost, now);
+  queue(share, cost, now);
+  share.collectives.fetch_add(1, memory_order_relaxed);
+  return {true, 0};
 }
 
 void charge(abi::RegionShare& share, const ShareRule& rule, uint64_t cost, uint64_t now) {

@@ -34,12 +34,15 @@ struct ShareRule {
   uint32_t slot_count = 0;  // ... of so many, 0: no slots
   uint64_t frame_ns = kDefaultFrameNs;
   uint32_t open_mask = 0;  // kFill: other slots, whose owners do not fill them (job/board.h)
+  uint64_t credit_ns = 0;  // launches pass while `paid_until` is no further ahead than this
 
   bool operator==(const ShareRule&) const = default;
   // Slots that are all there are limit nothing.
   bool has_slots() const;
   // With the open ones as well.
   ShareRule with_open_slots() const;
+  // For a device that others may wait for.
+  ShareRule with_credit() const;
   // How long a job may have used nothing and still have its share of that time.
   uint64_t burst_ns() const;
   // GPU time to virtual time.
@@ -71,14 +74,15 @@ struct Admission {
 // done, by what was last seen to end; 0: it has nothing there.
 Admission admit(abi::RegionShare& share, const ShareRule& rule, uint64_t cost, uint64_t now,
                 bool has_waited, uint64_t busy_until = 0);
-// Devices whose kernels wait for each other must be let go together: else a kernel on one of them
-// spins for as long as the others are held, and is charged for it. How long a launch on `device`
-// waits for the coupled ones among `shares`, 0: not at all.
-uint64_t coupled_wait(std::span<const abi::RegionShare> shares, int device, uint64_t now);
-// A kernel that others wait for passes at once, unless the job is 50 frames behind: its name is its
-// own word.
-bool may_pass_as_collective(const abi::RegionShare& share, const ShareRule& rule, uint64_t now);
-void note_coupled(abi::RegionShare& share, uint64_t now);
+// Kernels that wait on the GPU for those on other devices of the job (NCCL's). If one of them is
+// let go while a peer is held, it spins and is charged for it, which holds the peer even longer. So
+// in jobs with such kernels the limit is kept at them: the first of a round waits until all devices
+// that take part have paid for what they did, the others follow at once. Everything else on those
+// devices passes (`with_credit`), since somebody may spin for it.
+Admission admit_collective(std::span<abi::RegionShare> shares, int device, const ShareRule& rule,
+                           uint64_t cost, uint64_t now);
+// Whether the device took part in one in the last seconds.
+bool is_coupled(const abi::RegionShare& share, uint64_t now);
 
 // Charges without asking.
 void charge(abi::RegionShare& share, const ShareRule& rule, uint64_t cost, uint64_t now);

@@ -289,29 +289,46 @@ TEST(Slots, HungryAndLightAreSeenApart) {
   EXPECT_FALSE(is_light(share, rule, now)) << "others may have slowed it down";
 }
 
-TEST(Coupled, DevicesAreLetGoTogether) {
+TEST(Coupled, TheFirstOfARoundWaitsUntilAllHavePaid) {
   abi::RegionShare shares[3] = {};
   const ShareRule rule{.percent = 25};
-  charge(shares[1], rule, 10 * kMs, kStart);
-  EXPECT_EQ(coupled_wait(shares, 0, kStart), 0u) << "nobody waits for anybody";
-  note_coupled(shares[0], kStart);
-  EXPECT_EQ(coupled_wait(shares, 0, kStart), 0u) << "the other one is alone";
-  note_coupled(shares[1], kStart);
+  charge(shares[0], rule, kMs, kStart);
   charge(shares[1], rule, 100 * kMs, kStart);
-  EXPECT_GT(coupled_wait(shares, 0, kStart), 0u);
-  EXPECT_EQ(coupled_wait(shares, 2, kStart), 0u) << "not one of them";
+  shares[1].coupled_ns = kStart - kMs;
+  EXPECT_FALSE(admit_collective(shares, 0, rule, kMs, kStart).granted);
+  EXPECT_TRUE(admit_collective(shares, 2, rule, kMs, kStart + 6 * kSecond).granted) << "long ago";
+  shares[2].coupled_ns = 0;
   const uint64_t paid = shares[1].paid_until_ns + 1;
-  EXPECT_EQ(coupled_wait(shares, 0, paid), 0u);
-  EXPECT_EQ(coupled_wait(shares, 0, kStart + 2 * kSecond), 0u) << "long ago";
+  EXPECT_TRUE(admit_collective(shares, 0, rule, kMs, paid).granted);
+  EXPECT_EQ(shares[0].collectives, 1u);
 }
 
-TEST(Coupled, CollectivesPassUnlessFarBehind) {
+TEST(Coupled, TheOthersFollowUnlessTheyAreFarBehind) {
+  abi::RegionShare shares[2] = {};
+  const ShareRule rule{.percent = 25};
+  EXPECT_TRUE(admit_collective(shares, 0, rule, kMs, kStart).granted);
+  charge(shares[1], rule, 200 * kMs, kStart);
+  EXPECT_TRUE(admit_collective(shares, 1, rule, kMs, kStart).granted);
+  EXPECT_FALSE(admit_collective(shares, 1, rule, kMs, kStart).granted) << "the next round";
+  EXPECT_FALSE(admit_collective(shares, 0, rule, kMs, kStart).granted);
+  shares[0].collectives = 100;
+  charge(shares[1], rule, 3 * kSecond, kStart);
+  EXPECT_FALSE(admit_collective(shares, 1, rule, kMs, kStart).granted);
+}
+
+TEST(Coupled, OrdinaryLaunchesHaveCredit) {
   abi::RegionShare share = {};
   const ShareRule rule{.percent = 25};
-  charge(share, rule, 10 * kMs, kStart);
-  EXPECT_TRUE(may_pass_as_collective(share, rule, kStart));
-  charge(share, rule, 3 * kSecond, kStart);
-  EXPECT_FALSE(may_pass_as_collective(share, rule, kStart));
+  charge(share, rule, 100 * kMs, kStart);
+  EXPECT_FALSE(admit(share, rule, kMs, kStart, false).granted);
+  EXPECT_TRUE(admit(share, rule.with_credit(), kMs, kStart, false).granted);
+  charge(share, rule, kSecond, kStart);
+  const Admission admission = admit(share, rule.with_credit(), kMs, kStart, false);
+  EXPECT_FALSE(admission.granted);
+  EXPECT_GT(admission.wait_ns, 0u);
+  EXPECT_FALSE(is_coupled(share, kStart));
+  share.coupled_ns = kStart;
+  EXPECT_TRUE(is_coupled(share, kStart + kSecond));
 }
 
 }  // namespace
