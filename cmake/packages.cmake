@@ -24,8 +24,7 @@ endif()
 set(SOFTMIG_MAINTAINER "SoftMig maintainers <softmig@cluster.invalid>" CACHE STRING
     "Name and address in the packages")
 
-# Documents that are made: the manual from what the command says of itself, Debian's changelog from
-# CHANGELOG.md.
+# Documents that are made: the manual (cmake/manual.cmake), Debian's changelog from CHANGELOG.md.
 find_package(Python3 COMPONENTS Interpreter)
 if(NOT Python3_Interpreter_FOUND)
   message(STATUS "No Python: packages cannot be built")
@@ -35,15 +34,7 @@ set(sm_made ${CMAKE_CURRENT_BINARY_DIR}/packaging)
 set(sm_documents ${Python3_EXECUTABLE} ${sm_packaging}/documents.py)
 file(MAKE_DIRECTORY ${sm_made})
 set(sm_made_files)
-macro(sm_make_manual target command section)
-  set(page ${sm_made}/${command}.${section}.gz)
-  add_custom_command(OUTPUT ${page}
-    COMMAND ${sm_documents} manual $<TARGET_FILE:${target}> ${PROJECT_VERSION} ${page}
-    DEPENDS ${target} ${sm_packaging}/documents.py VERBATIM)
-  list(APPEND sm_made_files ${page})
-  install(FILES ${page} DESTINATION share/man/man${section} COMPONENT node)
-endmacro()
-sm_make_manual(softmig_cli softmig 1)
+list(APPEND sm_made_files ${sm_manuals})
 
 # softmig: a node. The library of the package is not the one that programs load: its scripts try it
 # and put it there.
@@ -56,11 +47,10 @@ install(FILES ${sm_packaging}/tmpfiles.conf DESTINATION lib/tmpfiles.d RENAME so
         COMPONENT node)
 install(FILES ${sm_packaging}/logrotate.conf DESTINATION /etc/logrotate.d RENAME softmig
         COMPONENT node)
-# The node agent, where it is built: its binary, its unit and its manual page. The scripts in
+# The node agent, where it is built: its binary and its unit. The scripts in
 # packaging/deb and packaging/rpm restart and stop the unit; they do not enable it.
 if(TARGET softmigd)
   install(TARGETS softmigd RUNTIME DESTINATION sbin COMPONENT node)
-  sm_make_manual(softmigd softmigd 8)
   if(EXISTS ${sm_packaging}/softmigd.service)
     install(FILES ${sm_packaging}/softmigd.service DESTINATION lib/systemd/system COMPONENT node)
   endif()
@@ -144,7 +134,7 @@ set(CPACK_RPM_PACKAGE_AUTOPROV OFF) # nothing links with the library
 # Folders that other packages own.
 set(CPACK_RPM_EXCLUDE_FROM_AUTO_FILELIST_ADDITION /etc /etc/logrotate.d /usr/lib/tmpfiles.d
     /usr/sbin /usr/lib/systemd /usr/lib/systemd/system /usr/share/licenses /usr/share/man
-    /usr/share/man/man1 /usr/share/man/man8)
+    /usr/share/man/man1 /usr/share/man/man5 /usr/share/man/man7 /usr/share/man/man8)
 
 # sm_package(PART PACKAGE SECTION ARCHITECTURE-OF-DEB OF-RPM SUMMARY TEXT)
 macro(sm_package part package section deb_architecture rpm_architecture summary text)

@@ -57,6 +57,11 @@ constexpr SystemFile kFiles[] = {
     {"/usr/local/lib/softmig/nvidia-smi-hook.sh", kSmiHookText, 0755},
 };
 
+// Made beside the command by a build; a package brings its own.
+constexpr const char* kManualFolder = "/usr/local/share/man";
+constexpr const char* kManuals[] = {"man1/softmig.1", "man5/softmig.conf.5", "man7/libsoftmig.7",
+                                    "man8/softmigd.8"};
+
 struct Options {
   std::string library, log_group, root;
   bool preload = true, smi_hook = false;
@@ -87,6 +92,7 @@ class Setup {
     if (!is_packaged()) {
       for (const SystemFile& file : kFiles) put(file.path, file.contents, file.mode);
       put_command();
+      put_manuals();
     }
     if (options_.smi_hook || smi_hook_.in_front()) say(SmiHook::kProgram, smi_hook_.put());
     if (options_.preload) put_line();
@@ -110,6 +116,7 @@ class Setup {
     if (!is_packaged()) {
       for (const SystemFile& file : kFiles) remove(file.path);
       remove(kCommand);
+      for (const char* manual : kManuals) remove(fmt::format("{}/{}", kManualFolder, manual));
       rmdir(at(kOwnFolder).c_str());
     }
     fmt::print(
@@ -248,6 +255,15 @@ class Setup {
   void put_command() {
     if (own_path() == kCommand && is_this_system()) return;
     put(kCommand, read_file(own_path()), 0755);
+  }
+
+  void put_manuals() {
+    const fs::path made = fs::path(own_path()).parent_path() / "man";
+    for (const char* manual : kManuals) {
+      const fs::path source = made / fs::path(manual).filename();
+      if (!fs::exists(source)) continue;  // installed already, or a build without them
+      put(fmt::format("{}/{}", kManualFolder, manual), read_file(source), 0644);
+    }
   }
 
   void put_line() {

@@ -49,6 +49,8 @@ Architecture: $arch
 -rw-r--r-- root/root ./usr/lib/tmpfiles.d/softmig.conf
 -rw-r--r-- root/root ./usr/share/lintian/overrides/softmig
 -rw-r--r-- root/root ./usr/share/man/man1/softmig.1.gz
+-rw-r--r-- root/root ./usr/share/man/man5/softmig.conf.5.gz
+-rw-r--r-- root/root ./usr/share/man/man7/libsoftmig.7.gz
 Package: softmig-controller
 Architecture: all
 -rw-r--r-- root/root ./usr/share/softmig/controller/job_submit_softmig.lua

@@ -38,6 +38,8 @@ drwxr-xr-x root root /usr/lib/softmig
 drwxr-xr-x root root /usr/share/licenses/softmig
 -rw-r--r-- root root /usr/share/licenses/softmig/LICENSE
 -rw-r--r-- root root /usr/share/man/man1/softmig.1.gz
+-rw-r--r-- root root /usr/share/man/man5/softmig.conf.5.gz
+-rw-r--r-- root root /usr/share/man/man7/libsoftmig.7.gz
 softmig-controller noarch Apache-2.0 (none)
 drwxr-xr-x root root /usr/share/licenses/softmig-controller
 -rw-r--r-- root root /usr/share/licenses/softmig-controller/LICENSE
