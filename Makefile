@@ -5,7 +5,7 @@ BUILD ?= build
 JOBS ?= $(shell nproc)
 
 .DEFAULT_GOAL := build
-.PHONY: build demo test check packages deps gpu-test bench asan tsan clang fuzz clean help
+.PHONY: build demo test check packages deps install gpu-test bench asan tsan clang fuzz clean help
 
 CMAKE_BUILD := cmake --build $(BUILD) --parallel $(JOBS)
 DEMO_PARTS := softmig softmig_cli sim_cuda_130 sim_nvml_130
@@ -48,6 +48,9 @@ packages: ## build deb and rpm packages, in $(BUILD)/packages
 deps: ## install the Debian packages that are missing
 	@tools/deps.sh check
 	@echo "All packages are there."
+
+install: build ## as root: put it on this node, or a newer one (softmig install)
+	$(BUILD)/softmig install
 
 gpu-test: build ## the test programs on the real card
 	tests/gpu/run.py --build $(BUILD) --real --out $(BUILD)/gpu-results
