@@ -41,6 +41,9 @@ own_system() {
   [ "$(stat -c %a "$image/etc/ld.so.preload" "$image/usr/local/bin/softmig" | xargs)" = "644 755" ]
   [ -e "$image/etc/tmpfiles.d/softmig.conf" ]
   [ -e "$image/etc/logrotate.d/softmig" ]
+  for page in man1/softmig.1 man5/softmig.conf.5 man7/libsoftmig.7; do
+    [ "$(stat -c %a "$image/usr/local/share/man/$page")" = 644 ]
+  done
 }
 
 @test "again it changes nothing, and what it made goes when it is uninstalled" {
