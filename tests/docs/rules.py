@@ -100,4 +100,7 @@ RULES = (
     Rule("user-guide.md", r"^softmig report", job=True, prints=r"memory "),
     # Figures of a card
     Rule("benchmarks.md", r"", skip=CARD),
+    Rule("compatibility.md", r"", skip="needs a GPU, the network and minutes"),
+    # Tests of the tests
+    Rule("testing.md", r"", skip="runs tests, most of them for minutes; make test runs them"),
 )
