@@ -55,8 +55,8 @@ struct Line {
   std::atomic<uint32_t> held{0};
   bool is_open = false;
   Bracket open;
-  uint64_t target_ns = kBracketNs;  // of a run: less where the program waits before it is full
-  uint64_t slack_ns = 0;            // by which dense brackets took more than they were charged
+  uint64_t target_ns = 0;  // of a run: less where the program waits before it is full
+  uint64_t slack_ns = 0;   // by which dense brackets took more than they were charged
 
   // Under the context's lock: brackets on their way.
   Bracket closed[kClosed];
@@ -66,22 +66,24 @@ struct Line {
   void release() { held.store(0, std::memory_order_release); }
 };
 
+// All zeros until it is made: 256 of them are a part of the library that no program reads from
+// disk.
 struct Context {
   static constexpr uint32_t kNoOverlap = 1 << 12;
   static constexpr uint32_t kEvents = 256;
 
   CUcontext handle = nullptr;  // null: free
-  int device = -1;
+  int device = 0;
   bool is_mps = false;
-  std::atomic<uint64_t> salt{0};              // no other context has it; 0: it has ended
-  std::atomic<uint32_t> unknown{0};           // samples of unseen kernels on their way
-  std::atomic<uint64_t> backlog_ns{0};        // charged for brackets that were not collected
-  std::atomic<uint64_t> drained_ns{0};        // when the latest of the collected ones ended
-  std::atomic<uint64_t> collected_ns{0};      // when a bracket was last seen to be done
-  std::atomic<uint64_t> collect_due_ns{0};    // when a launch should look again
-  std::atomic<Line*> last_line{nullptr};      // that was launched into
-  std::atomic<uint64_t> turned_ns{0};         // when it was another than before
-  std::atomic<uint32_t> overlap{kNoOverlap};  // part of its cost that a launch adds to the others
+  std::atomic<uint64_t> salt{0};            // no other context has it; 0: it has ended
+  std::atomic<uint32_t> unknown{0};         // samples of unseen kernels on their way
+  std::atomic<uint64_t> backlog_ns{0};      // charged for brackets that were not collected
+  std::atomic<uint64_t> drained_ns{0};      // when the latest of the collected ones ended
+  std::atomic<uint64_t> collected_ns{0};    // when a bracket was last seen to be done
+  std::atomic<uint64_t> collect_due_ns{0};  // when a launch should look again
+  std::atomic<Line*> last_line{nullptr};    // that was launched into
+  std::atomic<uint64_t> turned_ns{0};       // when it was another than before
+  std::atomic<uint32_t> overlap{0};         // part of its cost that a launch adds to the others
   std::atomic<int32_t> gap_ns{0};  // between launches that follow each other, beyond samples
 
   Line spare;  // for streams beyond kLines: charged by what is known, never timed

@@ -19,6 +19,9 @@ import unittest
 import urllib.request
 
 BUILD = pathlib.Path(os.environ["SOFTMIG_BUILD"])
+# On a real card, one class after another; LIBRARIES: a folder with what softmigd needs besides.
+REAL = bool(os.environ.get("SOFTMIG_REAL"))
+LIBRARIES = os.environ.get("SOFTMIG_LIBRARIES", "")
 SOURCE = pathlib.Path(os.environ["SOFTMIG_SOURCE"])
 MIB = 1 << 20
 GIB = 1 << 30
@@ -81,8 +84,9 @@ class Node(unittest.TestCase):
         cls.folder.chmod(0o755)
         for name in ("libsoftmig.so", "agent_probe"):
             shutil.copy(cls.built(name), cls.folder / name)
-        shutil.copytree(BUILD / "sim", cls.folder / "sim", symlinks=True,
-                        ignore=shutil.ignore_patterns("CMakeFiles", "*.cmake", "Makefile"))
+        if not REAL:
+            shutil.copytree(BUILD / "sim", cls.folder / "sim", symlinks=True,
+                            ignore=shutil.ignore_patterns("CMakeFiles", "*.cmake", "Makefile"))
         (cls.folder / "state").mkdir()
         (cls.folder / "state").chmod(0o1777)
         for place in (RUN, LOGS):
@@ -162,6 +166,8 @@ class Node(unittest.TestCase):
 
     @classmethod
     def sim_environment(cls):
+        if REAL:
+            return {"PATH": os.environ["PATH"]}
         return {"PATH": os.environ["PATH"], "LD_LIBRARY_PATH": str(cls.folder / "sim" / "13.0"),
                 "SOFTMIG_SIM": cls.sim, "SOFTMIG_SIM_STATE": str(cls.folder / "state" / "node")}
 
@@ -238,6 +244,8 @@ class Node(unittest.TestCase):
     def start_agent(cls, *options):
         environment = cls.sim_environment() | {"SOFTMIG_SIM_FAULT": f"@{cls.faults}"} | cls.environment
         environment["PATH"] = f"{cls.folder}:{environment['PATH']}"
+        if LIBRARIES:
+            environment["LD_LIBRARY_PATH"] = f"{LIBRARIES}:{environment.get('LD_LIBRARY_PATH', '')}"
         with open(cls.folder / "agent.log", "wb") as output:
             cls.agent = subprocess.Popen([str(BUILD / "softmigd"), "--config", str(cls.site_file), *options,
                                           *cls.options], env=environment, stdin=subprocess.DEVNULL,
@@ -301,6 +309,14 @@ class Node(unittest.TestCase):
         words = rf"{subject}: {verdict}: .*" + (rf"process {pid} " if pid else "")
         # Two seconds are promised; this machine may be busy with other tests.
         return self.until(lambda: re.search(words, self.said()), seconds + 3, f"{words}")
+
+    @classmethod
+    def driver_library(cls):
+        """The driver's own library, by its path."""
+        if not REAL:
+            return cls.folder / "sim/13.0/libcuda.so.1"
+        known = subprocess.run(["ldconfig", "-p"], stdout=subprocess.PIPE, text=True, check=True).stdout
+        return re.search(r"libcuda\.so\.1 .*=> (\S+)", known).group(1)
 
     def assertGone(self, pid, seconds=6):
         def gone():

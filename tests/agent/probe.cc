@@ -34,7 +34,19 @@ constexpr const char* kKernel = R"(
 .version 6.0
 .target sm_50
 .address_size 64
-.visible .entry spin_us(.param .u64 length) { ret; }
+.visible .entry spin_us(.param .u64 length) {
+  .reg .u64 %us, %length, %begin, %passed;
+  .reg .pred %early;
+  ld.param.u64 %us, [length];
+  mul.lo.u64 %length, %us, 1000;
+  mov.u64 %begin, %globaltimer;
+again:
+  mov.u64 %passed, %globaltimer;
+  sub.u64 %passed, %passed, %begin;
+  setp.lt.u64 %early, %passed, %length;
+  @%early bra again;
+  ret;
+}
 )";
 
 struct Cuda {

@@ -64,7 +64,7 @@ def torch(quick):
         found += compare(f"{model}/workers", 1, 20, workers)
     for name in () if quick else ("expandable", "cudaMallocAsync"):
         found += compare(
-            f"transformer/{name}", 3, 0.5, ["transformer", str(steps)], ALLOCATORS[name]
+            f"transformer/{name}", 2, 0.5, ["transformer", "60"], ALLOCATORS[name]
         )
     for name, variables in ALLOCATORS.items():
         found += script(
