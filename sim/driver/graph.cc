@@ -258,13 +258,9 @@ CUresult launch(Call& call, CUgraphExec handle, CUstream stream_handle, bool per
   switch (route_of(stream, &code)) {
     case Route::kFail:
       return code;
-    case Route::kCapture: {
-      if (!exec->memory.empty()) return CUDA_ERROR_NOT_SUPPORTED;
-      Node* node = add_node(stream->capture->graph, CU_GRAPH_NODE_TYPE_GRAPH);
-      node->child = clone_graph(*exec->graph);
-      append_captured(stream, node);
-      return CUDA_SUCCESS;
-    }
+    case Route::kCapture:
+      stream->capture->valid = false;
+      return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
     case Route::kPlain:
       break;
   }

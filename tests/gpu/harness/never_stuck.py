@@ -74,7 +74,6 @@ CAPTURES = [
     "capture_fork_join",
     "capture_into_graph",
     "capture_across_threads",
-    "capture_of_graph",
     "capture_legacy_beside",
     "capture_broken",
     "exec_update",

@@ -198,30 +198,6 @@ void across_threads(Checks::Report& report) {
   expect_graph(report, gpu, graph, 10, before, launched);
 }
 
-// The thread's own stream; and a graph that is launched into a capture becomes a part of it.
-void graph_into_capture(Checks::Report& report) {
-  Gpu gpu;
-  if (!gpu.open(report)) return;
-  const auto own = reinterpret_cast<CUstream>(CU_STREAM_PER_THREAD_VALUE);
-  CUstream beside = gpu.stream();
-  Counted before;
-  if (!count(report, 0, &before)) return;
-  Background background(gpu, beside);
-  sleep_ms(200);
-  step("capturing the inner graph");
-  if (!begin_capture(report, own, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)) return;
-  capture_some(report, gpu, own, 4);
-  CUgraphExec inner = instantiate(report, end_capture(report, own));
-  step("capturing the outer graph");
-  if (!begin_capture(report, own, CU_STREAM_CAPTURE_MODE_GLOBAL)) return;
-  for (int i = 0; i < 2; ++i)
-    report.result(cu().cuGraphLaunch(inner, own), CUDA_SUCCESS, "cuGraphLaunch into a capture");
-  capture_some(report, gpu, own, 2);
-  CUgraph graph = end_capture(report, own);
-  const uint64_t launched = background.end(report);
-  expect_graph(report, gpu, graph, 10, before, launched);
-}
-
 // The legacy stream has nothing to do with a capture in a stream that does not wait for it.
 void legacy_beside(Checks::Report& report) {
   Gpu gpu;
@@ -262,6 +238,15 @@ void broken_by_program(Checks::Report& report) {
                 "a launch into the legacy stream");
   report.result(d.cuStreamEndCapture(blocking, &graph), CUDA_ERROR_STREAM_CAPTURE_INVALIDATED,
                 "the end of a capture that the legacy stream broke");
+  step("a graph launched into a capture");
+  if (!begin_capture(report, stream, CU_STREAM_CAPTURE_MODE_GLOBAL)) return;
+  capture_some(report, gpu, stream, 2);
+  CUgraphExec exec = instantiate(report, end_capture(report, stream));
+  if (!begin_capture(report, stream, CU_STREAM_CAPTURE_MODE_GLOBAL)) return;
+  report.result(d.cuGraphLaunch(exec, stream), CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED,
+                "cuGraphLaunch into a capture");
+  report.result(d.cuStreamEndCapture(stream, &graph), CUDA_ERROR_STREAM_CAPTURE_INVALIDATED,
+                "the end of a capture that a graph broke");
   step("a capture whose stream is destroyed");
   CUstream third = gpu.stream();
   if (!begin_capture(report, third, CU_STREAM_CAPTURE_MODE_RELAXED)) return;
@@ -329,7 +314,6 @@ void add_capture_checks(Checks* checks) {
   add_timed(checks, "capture_fork_join", 30, fork_and_join);
   add_timed(checks, "capture_into_graph", 30, into_graph);
   add_timed(checks, "capture_across_threads", 30, across_threads);
-  add_timed(checks, "capture_of_graph", 30, graph_into_capture);
   add_timed(checks, "capture_legacy_beside", 30, legacy_beside);
   add_timed(checks, "capture_broken", 30, broken_by_program);
   add_timed(checks, "exec_update", 30, exec_update);
