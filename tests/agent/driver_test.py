@@ -92,12 +92,12 @@ class Many(node.Node):
         self.assertEqual(self.value("softmig_job_processes"), 128)
         usage = self.value("slurm_job_memory_usage_gpu", slurmjobid="9301")
         self.assertAlmostEqual(usage / node.MIB, 16 * 538, delta=16 * 20)
-        before, begin = cpu_seconds(self.agent.pid), time.monotonic()
+        before, begin = node.cpu_seconds(self.agent.pid), time.monotonic()
         looks = self.value("softmig_agent_looks_total")
         time.sleep(6)
-        spent = (cpu_seconds(self.agent.pid) - before) / (time.monotonic() - begin)
+        spent = (node.cpu_seconds(self.agent.pid) - before) / (time.monotonic() - begin)
         self.assertGreater(self.value("softmig_agent_looks_total"), looks + 3)
-        resident = resident_mib(self.agent.pid)
+        resident = node.resident_mib(self.agent.pid)
         print(f"({100 * spent:.2f} % of a core, {resident:.1f} MiB at 128 processes on 16 GPUs)")
         self.assertLess(resident, 30)
         self.assertLess(spent, 0.05)
@@ -193,17 +193,6 @@ class Limits(node.Node):
         self.assertEqual(self.value("softmig_agent_info", memory_backend="driver"), 1)
         self.job(9601, memory="6G", region=False)
         self.until(lambda: f"0 {path} 0 {6 << 30}\n" in self.told.read_text(), 5, "and the change")
-
-
-def cpu_seconds(pid):
-    with open(f"/proc/{pid}/stat") as stat:
-        fields = stat.read().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def resident_mib(pid):
-    with open(f"/proc/{pid}/status") as status:
-        return next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) / 1024
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Honest load with churn, kills and numbers used again: no verdict. And the extra page, which an honest
-job needs."""
+job needs. HONEST_SECONDS in the environment: how long (8)."""
 
+import os
 import struct
 import time
 
@@ -17,14 +18,18 @@ class Honest(node.Node):
         self.job(9701, memory="12G")
         self.job(9702, memory="12G", uid=OTHER, sm=50)
         self.start_agent()
-        runs = [self.start(9701, "churn", 8, 1)[0], self.start(9701, "churn", 8, 2)[0],
-                self.start(9702, "churn", 8, 3, uid=OTHER)[0]]
+        seconds = int(os.environ.get("HONEST_SECONDS", "8"))
+        runs = [self.start(9701, "churn", seconds, 1)[0], self.start(9701, "churn", seconds, 2)[0],
+                self.start(9702, "churn", seconds, 3, uid=OTHER)[0]]
         for run in runs:
-            self.assertEqual(run.wait(60), 0)
+            self.assertEqual(run.wait(seconds + 60), 0)
         # The churn's processes end by themselves or are killed by their parents.
         self.assertEqual(self.value("softmig_actions_total", action="kill"), 0)
         self.assertEqual(self.value("softmig_verdicts_total"), 0, self.said())
         self.assertEqual(self.value("softmig_agent_driver_up"), 1)
+        looks = self.value("softmig_agent_looks_total")
+        self.assertGreater(looks, seconds / 2)
+        print(f"({seconds} s, {looks:.0f} looks, no verdict, {node.resident_mib(self.agent.pid):.1f} MiB)")
 
 
 class Extra(node.Node):

@@ -332,6 +332,17 @@ class Node(unittest.TestCase):
             self.assertNotIn(stat.read().rsplit(")", 1)[1].split()[0], "ZX")
 
 
+def cpu_seconds(pid):
+    with open(f"/proc/{pid}/stat") as stat:
+        fields = stat.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def resident_mib(pid):
+    with open(f"/proc/{pid}/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) / 1024
+
+
 def free_port():
     import socket
     with socket.socket() as probe:
