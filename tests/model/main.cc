@@ -63,7 +63,7 @@ std::vector<Scenario> scenarios() {
                   },
                   {[](int) {}, [](int p) { reserve(p, 2); }, [](int p) { reserve(p, 2); }},
                   2,
-                  5});
+                  4});
   list.push_back({"an export", 4, 1, false, [] { reserve(0, 2); }, {export_all, [](int p) {
                                                                       import(p), drop(p);
                                                                     }}});
