@@ -17,6 +17,7 @@ inline constexpr uint64_t kRegionMagic = 0x31474d54464f53ULL;  // "SOFTMG1"
 inline constexpr uint32_t kRegionVersion = 3;
 inline constexpr uint32_t kMaxDevices = 16;
 inline constexpr uint32_t kMaxSlots = 32768;
+inline constexpr uint32_t kReservedSlots = 16;  // have their blocks from the beginning
 inline constexpr uint32_t kMaxObjects = 1024;
 inline constexpr uint32_t kMaxHolders = 48;
 

@@ -60,6 +60,10 @@ class Guard {
   sys::Mutex& mutex_;
 };
 
+bool is_backed(const abi::RegionSlot& slot) {
+  return sys::is_backed(&slot) && sys::is_backed(reinterpret_cast<const uint32_t*>(&slot + 1) - 1);
+}
+
 // The slot of what this process was before an execve: pid and start time are the same.
 bool is_earlier_self(const abi::RegionSlot& slot, abi::PackedOwner owner, abi::PackedOwner self,
                      uint64_t pid_namespace) {
@@ -174,13 +178,14 @@ bool Slice::join() {
   }
   const policy::Claimant claimant = {owner_, pid_namespace_, time_namespace_, sys::effective_uid(),
                                      self.image};
-  int slot = policy::claim_slot(*region_.map, claimant);
+  int slot = policy::claim_slot(*region_.map, claimant, is_backed);
   if (slot < 0) {
     reclaim_dead();
-    slot = policy::claim_slot(*region_.map, claimant);
+    slot = policy::claim_slot(*region_.map, claimant, is_backed);
   }
   if (slot < 0) {
-    log(LogLevel::kError, "region %s: all %u places are taken", region_.path, abi::kMaxSlots);
+    log(LogLevel::kError, "region %s: all %u places are taken, or its disk is full", region_.path,
+        abi::kMaxSlots);
     return false;
   }
   for (abi::RegionAccount& account : region_.map->slot[slot].device) {

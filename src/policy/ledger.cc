@@ -231,16 +231,18 @@ Change change_use(Region& region, uint32_t writer, uint32_t device, int64_t delt
   return Change::kDone;
 }
 
-int claim_slot(Region& region, const Claimant& claimant) {
+int claim_slot(Region& region, const Claimant& claimant, IsBacked is_backed) {
   // Until the facts of the last owner are replaced, the claim says all that others need to judge
   // it: those facts must not be compared with the new owner's, who would look dead.
   const PackedOwner claim = pack_claim(owner_pid(claimant.owner), claimant.pid_namespace);
   for (uint32_t i = 0; i < abi::kMaxSlots; i++) {
     abi::RegionSlot& slot = region.slot[i];
+    uint32_t high = region.header.high_water.load(memory_order_relaxed);
+    const bool was_touched = i < abi::kReservedSlots || i < high;
+    if (!was_touched && is_backed != nullptr && !is_backed(slot)) return -1;
     PackedOwner expected = 0;
     if (slot.owner.load(memory_order_relaxed) != 0) continue;
     // Before the claim: who dies over it must be found.
-    uint32_t high = region.header.high_water.load(memory_order_relaxed);
     while (high < i + 1 && !region.header.high_water.compare_exchange_weak(high, i + 1)) {
     }
     if (!slot.owner.compare_exchange_strong(expected, claim, memory_order_acq_rel)) continue;
@@ -260,7 +262,8 @@ int claim_slot(Region& region, const Claimant& claimant) {
 uint64_t note_death(abi::RegionSlot& slot, PackedOwner owner, uint64_t now_ns) {
   if (slot.dead_owner.load(memory_order_acquire) == owner) {
     const uint64_t since = slot.dead_since_ns.load(memory_order_relaxed);
-    return since < now_ns ? since : now_ns;
+    if (since <= now_ns) return since;
+    // By somebody in another time namespace, whose clock is ahead of ours.
   }
   slot.dead_since_ns.store(now_ns, memory_order_relaxed);
   slot.dead_owner.store(owner, memory_order_release);

@@ -46,8 +46,10 @@ struct Claimant {
   uint64_t image = 0;
 };
 
-// Takes a free slot. Returns its number, or -1 if all are taken.
-int claim_slot(abi::Region& region, const Claimant& claimant);
+// Takes a free slot. Returns its number, or -1 if all are taken. `is_backed` is asked before a slot
+// is touched that may have no memory behind it; the first one without any is the end.
+using IsBacked = bool (*)(const abi::RegionSlot&);
+int claim_slot(abi::Region& region, const Claimant& claimant, IsBacked is_backed = nullptr);
 
 // Notes that `owner` was seen dead at `now_ns`; returns when that was first noted.
 uint64_t note_death(abi::RegionSlot& slot, abi::PackedOwner owner, uint64_t now_ns);

@@ -30,6 +30,9 @@
 #include "stuck/kit.h"
 
 namespace softmig::gpu_test {
+
+std::atomic<int64_t> g_library_bytes{0};  // mapped by libsoftmig.so, see mmap below
+
 namespace {
 
 constexpr double kMostChildMs = 20000;
@@ -225,7 +228,7 @@ void say(const char* what, uint64_t turns, const Session& session) {
   Line line(what);
   line.add("pid", static_cast<int64_t>(getpid())).add("turns", turns);
   line.add("free", session.free_bytes()).add("resident", resident_bytes());
-  line.add("descriptors", descriptors()).print();
+  line.add("descriptors", descriptors()).add("library", g_library_bytes.load()).print();
   std::fflush(stdout);
 }
 
@@ -286,21 +289,38 @@ int run_short(unsigned seed) {
 }  // namespace
 }  // namespace softmig::gpu_test
 
-// The library's calls of mmap come here, as everybody's do.
+namespace {
+
+bool is_library(const void* caller) {
+  Dl_info info{};
+  return dladdr(caller, &info) != 0 && strstr(info.dli_fname, "libsoftmig") != nullptr;
+}
+
+bool may_map() {
+  static std::atomic<int> granted{0};
+  const char* most = getenv("LOAD_LIBRARY_MAPS");
+  return most == nullptr || granted++ < atoi(most);
+}
+
+}  // namespace
+
+// The library's calls come here, as everybody's do: it has no other memory than what it maps.
 extern "C" __attribute__((visibility("default"))) void* mmap(void* at, size_t bytes, int protection,
                                                              int flags, int fd, off_t offset) {
-  Dl_info caller{};
-  const char* limit = getenv("LOAD_LIBRARY_MAPS");
-  if (limit != nullptr && dladdr(__builtin_return_address(0), &caller) != 0 &&
-      strstr(caller.dli_fname, "libsoftmig") != nullptr) {
-    static int granted = 0;
-    if (granted++ >= atoi(limit)) {
-      errno = ENOMEM;
-      return MAP_FAILED;
-    }
+  const bool counts = is_library(__builtin_return_address(0));
+  if (counts && !may_map()) {
+    errno = ENOMEM;
+    return MAP_FAILED;
   }
   const long result = syscall(SYS_mmap, at, bytes, protection, flags, fd, offset);
+  if (counts && result != -1) softmig::gpu_test::g_library_bytes += static_cast<int64_t>(bytes);
   return reinterpret_cast<void*>(result);
+}
+
+extern "C" __attribute__((visibility("default"))) int munmap(void* at, size_t bytes) {
+  if (is_library(__builtin_return_address(0)))
+    softmig::gpu_test::g_library_bytes -= static_cast<int64_t>(bytes);
+  return static_cast<int>(syscall(SYS_munmap, at, bytes));
 }
 
 int main(int argc, char** argv) {
