@@ -397,7 +397,7 @@ void Agent::fill_rows(const DriverLook& driver, const Facts& facts, Snapshot* sn
     for (const auto& [id, job] : jobs_.jobs()) {
       bool named = false;
       job.place_of(device.key, &named);
-      const auto uses = [&](const policy::GpuProcess& process) {
+      const auto uses = [&, id = id](const policy::GpuProcess& process) {
         return process.job == id && process.device == i;
       };
       if (!named && std::none_of(facts.processes.begin(), facts.processes.end(), uses)) continue;
