@@ -30,7 +30,7 @@ profiles=$(cd "$profiles" && pwd)
 programs=()
 
 # Tests that a coverage build cannot pass (sizes, timings) do not matter here.
-for program in "$folder"/tests/unit/unit_tests "$folder"/tests/*/unit/*_units; do
+for program in "$folder"/tests/unit/unit_tests "$folder"/tests/*/*_units; do
   if [ ! -x "$program" ]; then continue; fi
   programs+=("$program")
   LLVM_PROFILE_FILE="$profiles/%p.profraw" "$program" --gtest_brief=1 >"$profiles/log" 2>&1 ||

@@ -100,8 +100,6 @@ void use_gpu(abi::Region& region) {
   for (int i = 0; i < 3; i++) policy::admit(share, rule, 50'000, kNow + i, i > 0);
   policy::charge(share, rule, UINT64_MAX, kNow);
   policy::refund(share, rule, 1000);
-  policy::coupled_wait({region.share, abi::kMaxDevices}, 0, kNow);
-  policy::may_pass_as_collective(share, rule, kNow);
   policy::note_demand(share, rule, {.gpu_ns = 1, .free_ns = 2, .confined = true}, kNow);
   policy::is_light(share, rule, kNow);
   policy::is_at_ease(share, rule, kNow);
