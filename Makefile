@@ -3,9 +3,11 @@
 
 BUILD ?= build
 JOBS ?= $(shell nproc)
+SOAK_MINUTES ?= 60
 
 .DEFAULT_GOAL := build
-.PHONY: build demo test check packages deps install gpu-test bench asan tsan clang fuzz clean help
+.PHONY: build demo test check packages deps install gpu-test bench asan tsan clang fuzz model chaos soak \
+  coverage clean help
 
 CMAKE_BUILD := cmake --build $(BUILD) --parallel $(JOBS)
 DEMO_PARTS := softmig softmig_cli sim_cuda_130 sim_nvml_130
@@ -74,8 +76,23 @@ fuzz: build ## each parser for a minute
 	@tools/deps.sh test
 	$(CMAKE_BUILD) --target fuzz
 
+model: ## every interleaving of the shared region's protocol, larger bounds: 15 minutes, 2 GiB
+	@tools/deps.sh build
+	$(call configure,$(BUILD))
+	$(CMAKE_BUILD) --target model_large
+
+chaos: build ## SIGKILL at every instruction of the protocol, 64 processes for ten minutes
+	$(CMAKE_BUILD) --target chaos
+
+soak: build ## a mixed load on the simulated GPU, SOAK_MINUTES of it (60)
+	tests/gpu/soak.py --build $(BUILD) --sim 1x80G --minutes $(SOAK_MINUTES)
+
+coverage: ## what unit tests and fuzzers reach; HTML in build-coverage/html
+	@tools/deps.sh test
+	@tools/coverage.sh build-coverage
+
 clean: ## remove what was built
-	rm -rf $(BUILD) build-asan build-tsan build-clang
+	rm -rf $(BUILD) build-asan build-tsan build-clang build-coverage
 
 help: ## this list
 	@sed -n 's/^\([a-z -]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | sed 's/$$(BUILD)/$(BUILD)/g' | expand -t 24

@@ -14,9 +14,10 @@
 namespace softmig::abi {
 
 inline constexpr uint64_t kRegionMagic = 0x31474d54464f53ULL;  // "SOFTMG1"
-inline constexpr uint32_t kRegionVersion = 2;
+inline constexpr uint32_t kRegionVersion = 3;
 inline constexpr uint32_t kMaxDevices = 16;
 inline constexpr uint32_t kMaxSlots = 32768;
+inline constexpr uint32_t kReservedSlots = 16;  // have their blocks from the beginning
 inline constexpr uint32_t kMaxObjects = 1024;
 inline constexpr uint32_t kMaxHolders = 48;
 
@@ -30,8 +31,10 @@ using PackedUse = uint64_t;
 using PackedCharge = uint64_t;
 // delta:32 (units, two's complement) | sequence:32
 using PackedIntent = uint64_t;
-// pid:22 | start time, low 40 bits (clock ticks since boot): 0 means free
+// pid:22 | life:6 | start time, low 34 bits (clock ticks since boot): 0 means free. The life is
+// another one after every execve. With bit 62: a claim, pid:22 | pid namespace:40
 using PackedOwner = uint64_t;
+inline constexpr uint64_t kStartMask = (uint64_t{1} << 34) - 1;
 
 struct alignas(64) RegionDevice {
   std::atomic<uint64_t> key;       // hash of the GPU's UUID, 0 while unused
@@ -55,7 +58,7 @@ struct alignas(64) RegionAccount {
 };
 
 struct alignas(64) RegionSlot {
-  std::atomic<PackedOwner> owner;  // without a start time: being claimed, the rest is not valid yet
+  std::atomic<PackedOwner> owner;       // a claim: the rest is not valid yet
   std::atomic<uint64_t> pid_namespace;  // inode of /proc/self/ns/pid
   std::atomic<uint32_t> uid;
   uint32_t reserved0;
@@ -71,7 +74,9 @@ struct alignas(64) RegionSlot {
 // Memory that one process exported and others imported: it is charged once, to the object, until
 // the last holder has let go or died. As a writer it has the number kMaxSlots + its index.
 struct alignas(64) RegionObject {
-  std::atomic<uint64_t> key;  // hash of the handle, or device and size; 0 while free, 1 being made
+  // 0 while free; with bit 62 being made, by this owner; else dying:1 | 0 | closing:1 | lap:8 |
+  // hash:53 of the handle, or device and size
+  std::atomic<uint64_t> key;
   std::atomic<uint32_t> device;
   uint32_t reserved0;
   uint64_t reserved[6];

@@ -57,7 +57,7 @@ bool is_slot_of(const job::ViewedProcess& slot, const ProcessFacts& who, uint64_
     return false;
   }
   const bool comparable = slot.time_namespace == time_namespace && slot.start_ticks != 0;
-  if (comparable && slot.start_ticks != (who.start_ticks & 0xffffffffff)) return false;
+  if (comparable && slot.start_ticks != (who.start_ticks & abi::kStartMask)) return false;
   // After execve the slot is the old program's.
   return slot.image == 0 || who.image == 0 || slot.image == who.image;
 }
@@ -397,7 +397,7 @@ void Agent::fill_rows(const DriverLook& driver, const Facts& facts, Snapshot* sn
     for (const auto& [id, job] : jobs_.jobs()) {
       bool named = false;
       job.place_of(device.key, &named);
-      const auto uses = [&](const policy::GpuProcess& process) {
+      const auto uses = [&, id = id](const policy::GpuProcess& process) {
         return process.job == id && process.device == i;
       };
       if (!named && std::none_of(facts.processes.begin(), facts.processes.end(), uses)) continue;

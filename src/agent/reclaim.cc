@@ -76,18 +76,19 @@ void SlotJudge::scan(uint64_t now_ns) {
     const sys::ProcessState state = sys::process_state(proc_.c_str(), static_cast<int>(pid));
     namespaces_.insert(inner.pid_namespace);
     if (!state.exists || state.dead) continue;
-    inner.start_ticks = state.start_ticks & 0xffffffffff;
+    inner.start_ticks = state.start_ticks & abi::kStartMask;
     living_.insert(inner);
   }
 }
 
 bool SlotJudge::lives(const job::ViewedProcess& process) const {
-  // Half claimed, or in a namespace that may not be below ours: nobody can tell.
-  if (process.start_ticks == 0 || process.pid_namespace == 0) return true;
+  // In a namespace that may not be below ours: nobody can tell.
+  if (process.pid_namespace == 0) return true;
   const bool below =
       sys::pid_namespace() == kFirstPidNamespace || namespaces_.contains(process.pid_namespace);
   if (!below) return true;
-  const bool comparable = process.time_namespace == sys::time_namespace();
+  const bool comparable =
+      process.start_ticks != 0 && process.time_namespace == sys::time_namespace();
   const auto first = living_.lower_bound({process.pid_namespace, process.pid, 0});
   for (auto inner = first; inner != living_.end(); ++inner) {
     if (inner->pid_namespace != process.pid_namespace || inner->pid != process.pid) break;
@@ -107,15 +108,14 @@ std::vector<DeadSlot> SlotJudge::dead(const std::string& region, const host::Reg
     if (!process.foreign) continue;
     scan(now_ns);
     if (lives(process)) continue;
-    const uint64_t owner = policy::pack_owner(process.pid, process.start_ticks);
-    const Suspect suspect = {region, process.slot, owner};
+    const Suspect suspect = {region, process.slot, process.owner};
     uint64_t since = now_ns;
     for (const auto& item : suspects_) {
       if (item.first == suspect) since = item.second;
     }
     // The scan must be a second one, too.
     if (now_ns - since >= kApartNs && scanned_ns_ > since) {
-      found.push_back({process.slot, owner});
+      found.push_back({process.slot, process.owner});
     } else {
       kept.insert({suspect, since});
     }

@@ -14,8 +14,9 @@ namespace softmig::job {
 namespace {
 
 // Blocks of the header and of the first slots are claimed at once: a full disk is then an error
-// here and not a SIGBUS at the first charge.
-constexpr size_t kReservedBytes = offsetof(abi::Region, slot) + 16 * sizeof(abi::RegionSlot);
+// here and not a SIGBUS at the first charge. Slots beyond them are asked for when they are taken.
+constexpr size_t kReservedBytes =
+    offsetof(abi::Region, slot) + abi::kReservedSlots * sizeof(abi::RegionSlot);
 
 bool has_contents(const abi::RegionHeader& header) {
   return header.magic == abi::kRegionMagic && header.version == abi::kRegionVersion &&

@@ -92,9 +92,10 @@ bool take_slot(const abi::RegionSlot& slot, const char* proc_root, const Namespa
               .pid = pid,
               .uid = slot.uid.load(std::memory_order_relaxed),
               .start_ticks = policy::owner_start(owner),
-              .pid_namespace = word(slot.pid_namespace),
+              .owner = owner,
+              .pid_namespace = policy::owner_namespace(slot, owner),
               .time_namespace = word(slot.time_namespace),
-              .image = word(slot.image)};
+              .image = policy::is_claim(owner) ? 0 : word(slot.image)};
   process->foreign = process->pid_namespace != 0 && process->pid_namespace != mine.pid;
   const uint64_t comparable = word(slot.time_namespace) == mine.time ? process->start_ticks : 0;
   if (proc_root != nullptr && !process->foreign && sys::is_gone(proc_root, pid, comparable)) {

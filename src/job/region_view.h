@@ -26,10 +26,11 @@ struct ViewedCompute {
 };
 
 struct ViewedProcess {
-  uint32_t slot = 0;  // its number in the region
-  uint32_t pid = 0;   // in the pid namespace `pid_namespace`
-  uint32_t uid = 0;   // as it said itself
-  uint64_t start_ticks = 0;
+  uint32_t slot = 0;            // its number in the region
+  uint32_t pid = 0;             // in the pid namespace `pid_namespace`
+  uint32_t uid = 0;             // as it said itself
+  uint64_t start_ticks = 0;     // its abi::kStartMask; 0: it is about to take the slot
+  abi::PackedOwner owner = 0;   // the word that says both
   uint64_t pid_namespace = 0;   // 0: not told yet
   uint64_t time_namespace = 0;  // start times of another one mean nothing
   uint64_t image = 0;           // as sys::ProcessState::image, 0: not known

@@ -60,6 +60,37 @@ class Guard {
   sys::Mutex& mutex_;
 };
 
+bool is_backed(const abi::RegionSlot& slot) {
+  return sys::is_backed(&slot) && sys::is_backed(reinterpret_cast<const uint32_t*>(&slot + 1) - 1);
+}
+
+// The slot of what this process was before an execve: pid and start time are the same.
+bool is_earlier_self(const abi::RegionSlot& slot, abi::PackedOwner owner, abi::PackedOwner self,
+                     uint64_t pid_namespace) {
+  return owner != 0 && !policy::is_claim(owner) &&
+         policy::owner_pid(owner) == policy::owner_pid(self) &&
+         policy::owner_start(owner) == policy::owner_start(self) &&
+         slot.pid_namespace.load(memory_order_relaxed) == pid_namespace;
+}
+
+// Another name than before an execve: somebody may still be taking back what that image held, and
+// must not take this one for it.
+abi::PackedOwner own_name(const abi::Region& region, uint32_t pid, const sys::ProcessState& self,
+                          uint64_t pid_namespace) {
+  uint64_t lives = 0;
+  const uint32_t high = region.header.high_water.load(memory_order_acquire);
+  const abi::PackedOwner name = policy::pack_owner(pid, self.start_ticks);
+  for (uint32_t i = 0; i < high && i < abi::kMaxSlots; i++) {
+    const abi::PackedOwner owner = region.slot[i].owner.load(memory_order_acquire);
+    if (is_earlier_self(region.slot[i], owner, name, pid_namespace)) {
+      lives |= uint64_t{1} << policy::owner_life(owner);
+    }
+  }
+  auto life = static_cast<uint32_t>(self.image * 0x9e3779b97f4a7c15 >> 58);
+  while ((~lives) != 0 && (lives >> life % policy::kLives & 1) != 0) life++;
+  return policy::pack_owner(pid, self.start_ticks, life);
+}
+
 }  // namespace
 
 constinit Slice g_slice;
@@ -136,24 +167,25 @@ bool Slice::join() {
   const auto pid = static_cast<uint32_t>(sys::pid());
   const sys::ErrnoGuard keep_errno;
   const sys::ProcessState self = sys::own_state();
-  owner_ = policy::pack_owner(pid, self.start_ticks);
-  // After execve pid and start time are the old ones, and what the old image held is gone.
+  owner_ = own_name(*region_.map, pid, self, pid_namespace_);
+  // What the image before an execve held is gone.
   const uint32_t high = region_.map->header.high_water.load(memory_order_acquire);
   for (uint32_t i = 0; i < high && i < abi::kMaxSlots; i++) {
-    if (region_.map->slot[i].owner.load(memory_order_relaxed) == owner_ &&
-        region_.map->slot[i].pid_namespace.load(memory_order_relaxed) == pid_namespace_) {
-      policy::reclaim_slot(*region_.map, i, owner_);
+    const abi::PackedOwner owner = region_.map->slot[i].owner.load(memory_order_relaxed);
+    if (is_earlier_self(region_.map->slot[i], owner, owner_, pid_namespace_)) {
+      policy::reclaim_slot(*region_.map, i, owner);
     }
   }
   const policy::Claimant claimant = {owner_, pid_namespace_, time_namespace_, sys::effective_uid(),
                                      self.image};
-  int slot = policy::claim_slot(*region_.map, claimant);
+  int slot = policy::claim_slot(*region_.map, claimant, is_backed);
   if (slot < 0) {
     reclaim_dead();
-    slot = policy::claim_slot(*region_.map, claimant);
+    slot = policy::claim_slot(*region_.map, claimant, is_backed);
   }
   if (slot < 0) {
-    log(LogLevel::kError, "region %s: all %u places are taken", region_.path, abi::kMaxSlots);
+    log(LogLevel::kError, "region %s: all %u places are taken, or its disk is full", region_.path,
+        abi::kMaxSlots);
     return false;
   }
   for (abi::RegionAccount& account : region_.map->slot[slot].device) {
@@ -351,11 +383,11 @@ DeviceMemory Slice::view(int device) {
 // Where start times cannot be compared the pid alone decides: memory of the dead may then be kept
 // by whoever has that pid now, but never taken from the living.
 bool Slice::is_alive(const abi::RegionSlot& slot, abi::PackedOwner owner) const {
-  const bool claimed = policy::owner_start(owner) != 0;
+  if (policy::is_claim(owner)) return !sys::is_gone(places().proc, policy::owner_pid(owner), 0);
   const bool comparable = slot.time_namespace.load(memory_order_relaxed) == time_namespace_;
   return !sys::is_gone(places().proc, policy::owner_pid(owner),
                        comparable ? policy::owner_start(owner) : 0,
-                       claimed ? slot.image.load(memory_order_relaxed) : 0);
+                       slot.image.load(memory_order_relaxed));
 }
 
 bool Slice::reclaim_dead() {
@@ -368,7 +400,7 @@ bool Slice::reclaim_dead() {
     const abi::PackedOwner owner = slot.owner.load(memory_order_acquire);
     if (owner == 0 || owner == owner_) continue;
     // A pid means nothing in another pid namespace: those slots are the agent's to judge.
-    if (slot.pid_namespace.load(memory_order_acquire) != pid_namespace_) continue;
+    if (policy::owner_namespace(slot, owner) != pid_namespace_) continue;
     if (is_alive(slot, owner)) continue;
     const uint64_t seen_dead = policy::note_death(slot, owner, now);
     if (now - seen_dead < kDeathGraceNs) {

@@ -15,14 +15,25 @@ using std::memory_order_relaxed;
 using std::memory_order_release;
 
 constexpr uint64_t kMaxUnits = 0xffffffff;
-// An object's key: free, being made, or a number above with a bit that says that it is dying.
-constexpr uint64_t kObjectFree = 0, kObjectBeingMade = 1, kObjectFirstKey = 2;
-constexpr uint64_t kObjectDying = uint64_t{1} << 63;
+// An object's key: 0 is free; being made, with its maker, who may die over it; or its name:
+// dying:1 | 0 | closing:1 | lap:8 | hash:53. Closing is looked at for holders, and may live on.
+// Dying is for ever. The lap is another one in every closing: who found no holders in an earlier
+// one must not decide in this one.
+constexpr uint64_t kObjectFree = 0;
+constexpr uint64_t kObjectDying = uint64_t{1} << 63, kObjectBeingMade = uint64_t{1} << 62;
+constexpr uint64_t kObjectClosing = uint64_t{1} << 61;
+constexpr uint64_t kLapOne = uint64_t{1} << 53, kLapMask = kLapOne * 0xff, kHashMask = kLapOne - 1;
 
-constexpr uint64_t object_key(uint64_t key) {
-  key &= ~kObjectDying;
-  return key < kObjectFirstKey ? key + kObjectFirstKey : key;
+constexpr uint64_t object_hash(uint64_t key) {
+  key = (key ^ key >> 53) & kHashMask;
+  return key != 0 ? key : 1;
 }
+constexpr uint64_t next_lap(uint64_t key) {
+  return (key & ~kLapMask) | ((key + kLapOne) & kLapMask);
+}
+constexpr bool is_made(uint64_t key) { return key != kObjectFree && (key & kObjectBeingMade) == 0; }
+// Somebody may join: the same name, whatever its lap.
+constexpr bool is_open(uint64_t key, uint64_t hash) { return (key & ~kLapMask) == hash; }
 
 constexpr PackedUse pack_use(uint64_t used, uint32_t writer, uint32_t sequence) {
   return used << 32 | uint64_t{writer & 0xffff} << 16 | (sequence & 0xffff);
@@ -143,24 +154,10 @@ bool is_held_by(const abi::RegionObject& object, uint32_t pid) {
   return false;
 }
 
-// Frees an object without holders. It is marked as dying first, so that nobody joins any more, and
-// only then looked at for holders that came just before: for them it lives on. One whose destroyer
-// died too is finished by whoever comes by; several may do that at once.
-bool free_if_unheld(Region& region, uint32_t index) {
+// An object that nobody holds and nobody can join any more. Several may do this at once, and
+// whoever comes by does it for one that died over it.
+bool free_dying(Region& region, uint32_t index, uint64_t key) {
   abi::RegionObject& object = region.object[index];
-  uint64_t key = object.key.load(memory_order_acquire);
-  if (key < kObjectFirstKey) return false;
-  if ((key & kObjectDying) == 0) {
-    if (has_holder(object)) return false;
-    if (!object.key.compare_exchange_strong(key, key | kObjectDying, memory_order_acq_rel)) {
-      return false;
-    }
-    key |= kObjectDying;
-  }
-  if (has_holder(object)) {
-    object.key.compare_exchange_strong(key, key & ~kObjectDying, memory_order_acq_rel);
-    return false;
-  }
   const uint32_t device = object.device.load(memory_order_relaxed);
   if (device < abi::kMaxDevices) {
     reclaim_account(region, abi::kMaxSlots + index, device,
@@ -169,14 +166,42 @@ bool free_if_unheld(Region& region, uint32_t index) {
   return object.key.compare_exchange_strong(key, kObjectFree, memory_order_acq_rel);
 }
 
-// The key is looked at again after joining: the object may be dying.
-bool join_object(Region& region, uint32_t index, uint64_t key, PackedOwner owner) {
+// Frees an object without holders. It is closed first, so that nobody joins any more, and then
+// looked at for holders that came just before: for them it opens again. That is not the end of it:
+// what was seen may have been somebody who came too late and has left again.
+bool free_if_unheld(Region& region, uint32_t index) {
+  abi::RegionObject& object = region.object[index];
+  for (;;) {
+    uint64_t key = object.key.load(memory_order_acquire);
+    if (!is_made(key)) return false;
+    if ((key & kObjectDying) != 0) return free_dying(region, index, key);
+    const bool held = has_holder(object);
+    if ((key & kObjectClosing) == 0) {
+      if (held) return false;
+      object.key.compare_exchange_strong(key, next_lap(key) | kObjectClosing, memory_order_acq_rel);
+    } else if (held) {
+      object.key.compare_exchange_strong(key, key & ~kObjectClosing, memory_order_acq_rel);
+    } else {
+      const uint64_t dying = (key & ~kObjectClosing) | kObjectDying;
+      object.key.compare_exchange_strong(key, dying, memory_order_acq_rel);
+    }
+  }
+}
+
+// The key is looked at again after joining: the object may be closing. Then the place: the object
+// may have been freed and made anew under the same name, and its maker begins with empty places.
+// For the same reason only what was put there is taken away.
+bool join_object(Region& region, uint32_t index, uint64_t hash, PackedOwner owner) {
   abi::RegionObject& object = region.object[index];
   for (auto& holder : object.holder) {
-    PackedOwner free = 0;
-    if (!holder.compare_exchange_strong(free, owner, memory_order_acq_rel)) continue;
-    if (object.key.load(memory_order_acquire) == key) return true;
-    holder.store(0, memory_order_release);
+    PackedOwner mine = 0;
+    if (!holder.compare_exchange_strong(mine, owner, memory_order_acq_rel)) continue;
+    if (is_open(object.key.load(memory_order_acquire), hash) &&
+        holder.load(memory_order_acquire) == owner) {
+      return true;
+    }
+    mine = owner;
+    holder.compare_exchange_strong(mine, 0, memory_order_acq_rel);
     free_if_unheld(region, index);
     return false;
   }
@@ -206,20 +231,21 @@ Change change_use(Region& region, uint32_t writer, uint32_t device, int64_t delt
   return Change::kDone;
 }
 
-int claim_slot(Region& region, const Claimant& claimant) {
-  // Until the facts of the last owner are replaced, the claim is one without a start time: they
-  // must not be compared with the new owner's, who would look dead.
-  const PackedOwner claim = pack_owner(owner_pid(claimant.owner), 0);
+int claim_slot(Region& region, const Claimant& claimant, IsBacked is_backed) {
+  // Until the facts of the last owner are replaced, the claim says all that others need to judge
+  // it: those facts must not be compared with the new owner's, who would look dead.
+  const PackedOwner claim = pack_claim(owner_pid(claimant.owner), claimant.pid_namespace);
   for (uint32_t i = 0; i < abi::kMaxSlots; i++) {
     abi::RegionSlot& slot = region.slot[i];
-    PackedOwner expected = 0;
-    if (slot.owner.load(memory_order_relaxed) != 0 ||
-        !slot.owner.compare_exchange_strong(expected, claim, memory_order_acq_rel)) {
-      continue;
-    }
     uint32_t high = region.header.high_water.load(memory_order_relaxed);
+    const bool was_touched = i < abi::kReservedSlots || i < high;
+    if (!was_touched && is_backed != nullptr && !is_backed(slot)) return -1;
+    PackedOwner expected = 0;
+    if (slot.owner.load(memory_order_relaxed) != 0) continue;
+    // Before the claim: who dies over it must be found.
     while (high < i + 1 && !region.header.high_water.compare_exchange_weak(high, i + 1)) {
     }
+    if (!slot.owner.compare_exchange_strong(expected, claim, memory_order_acq_rel)) continue;
     for (auto& account : slot.device) account.contexts.store(0, memory_order_relaxed);
     slot.uid.store(claimant.uid, memory_order_relaxed);
     slot.image.store(claimant.image, memory_order_relaxed);
@@ -236,7 +262,8 @@ int claim_slot(Region& region, const Claimant& claimant) {
 uint64_t note_death(abi::RegionSlot& slot, PackedOwner owner, uint64_t now_ns) {
   if (slot.dead_owner.load(memory_order_acquire) == owner) {
     const uint64_t since = slot.dead_since_ns.load(memory_order_relaxed);
-    return since < now_ns ? since : now_ns;
+    if (since <= now_ns) return since;
+    // By somebody in another time namespace, whose clock is ahead of ours.
   }
   slot.dead_since_ns.store(now_ns, memory_order_relaxed);
   slot.dead_owner.store(owner, memory_order_release);
@@ -260,13 +287,15 @@ int make_object(Region& region, uint64_t key, uint32_t writer, uint32_t device, 
     abi::RegionObject& object = region.object[i];
     uint64_t free = kObjectFree;
     if (object.key.load(memory_order_relaxed) != kObjectFree ||
-        !object.key.compare_exchange_strong(free, kObjectBeingMade, memory_order_acq_rel)) {
+        !object.key.compare_exchange_strong(free, kObjectBeingMade | owner, memory_order_acq_rel)) {
       continue;
     }
+    // Every life of a place begins with another lap.
+    const uint64_t lap = object.account.charge.load(memory_order_acquire) * kLapOne & kLapMask;
     object.device.store(device, memory_order_relaxed);
     for (auto& holder : object.holder) holder.store(0, memory_order_relaxed);
     object.holder[0].store(owner, memory_order_release);
-    object.key.store(object_key(key), memory_order_release);
+    object.key.store(object_hash(key) | lap, memory_order_release);
     // Charged twice for an instant rather than not at all.
     change_use(region, abi::kMaxSlots + i, device, static_cast<int64_t>(units), kNoLimit);
     change_use(region, writer, device, -static_cast<int64_t>(units), kNoLimit);
@@ -276,11 +305,13 @@ int make_object(Region& region, uint64_t key, uint32_t writer, uint32_t device, 
 }
 
 int hold_object(Region& region, uint64_t key, PackedOwner owner) {
-  key = object_key(key);
+  const uint64_t hash = object_hash(key);
   for (uint32_t i = 0; i < abi::kMaxObjects; i++) {
-    if (region.object[i].key.load(memory_order_acquire) == key &&
-        join_object(region, i, key, owner)) {
-      return static_cast<int>(i);
+    auto& place = region.object[i].key;
+    while (is_open(place.load(memory_order_acquire) & ~kObjectClosing, hash)) {
+      if (join_object(region, i, hash, owner)) return static_cast<int>(i);
+      // It was closing, or is full.
+      if (is_open(place.load(memory_order_acquire), hash)) break;
     }
   }
   return -1;
@@ -289,10 +320,10 @@ int hold_object(Region& region, uint64_t key, PackedOwner owner) {
 int hold_marked_object(Region& region, uint32_t mark, uint32_t pid, PackedOwner owner) {
   for (uint32_t i = mark; i < abi::kMaxObjects; i += kObjectMarks) {
     const uint64_t key = region.object[i].key.load(memory_order_acquire);
-    if (key < kObjectFirstKey || (key & kObjectDying) != 0 ||
+    if (!is_made(key) || (key & kObjectDying) != 0 ||
         (pid != 0 && !is_held_by(region.object[i], pid)))
       continue;
-    if (join_object(region, i, key, owner)) return static_cast<int>(i);
+    if (join_object(region, i, key & kHashMask, owner)) return static_cast<int>(i);
   }
   return -1;
 }
@@ -315,11 +346,15 @@ bool drop_object(Region& region, uint32_t index, PackedOwner owner) {
 
 void drop_dead_holder(Region& region, PackedOwner owner) {
   for (uint32_t i = 0; i < abi::kMaxObjects; i++) {
-    if (region.object[i].key.load(memory_order_acquire) == kObjectFree) continue;
-    for (auto& holder : region.object[i].holder) {
+    abi::RegionObject& object = region.object[i];
+    if (object.key.load(memory_order_acquire) == kObjectFree) continue;
+    for (auto& holder : object.holder) {
       PackedOwner expected = owner;
       holder.compare_exchange_strong(expected, 0, memory_order_acq_rel);
     }
+    // Half made, nothing was charged to it yet.
+    uint64_t half_made = kObjectBeingMade | owner;
+    object.key.compare_exchange_strong(half_made, kObjectFree, memory_order_acq_rel);
     free_if_unheld(region, i);
   }
 }

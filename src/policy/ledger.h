@@ -46,8 +46,10 @@ struct Claimant {
   uint64_t image = 0;
 };
 
-// Takes a free slot. Returns its number, or -1 if all are taken.
-int claim_slot(abi::Region& region, const Claimant& claimant);
+// Takes a free slot. Returns its number, or -1 if all are taken. `is_backed` is asked before a slot
+// is touched that may have no memory behind it; the first one without any is the end.
+using IsBacked = bool (*)(const abi::RegionSlot&);
+int claim_slot(abi::Region& region, const Claimant& claimant, IsBacked is_backed = nullptr);
 
 // Notes that `owner` was seen dead at `now_ns`; returns when that was first noted.
 uint64_t note_death(abi::RegionSlot& slot, abi::PackedOwner owner, uint64_t now_ns);
@@ -74,12 +76,30 @@ bool drop_object(abi::Region& region, uint32_t object, abi::PackedOwner owner);
 // Drops a dead holder from every object.
 void drop_dead_holder(abi::Region& region, abi::PackedOwner owner);
 
-// Identity of a process: unique on this machine between two boots.
-constexpr abi::PackedOwner pack_owner(uint32_t pid, uint64_t start_ticks) {
-  return uint64_t{pid & 0x3fffff} << 40 | (start_ticks & 0xffffffffff);
+// Identity of a process: unique on this machine between two boots. Each program that it executes is
+// another life, with another number from 0 to 63 than the one before.
+inline constexpr uint32_t kLives = 64;
+constexpr abi::PackedOwner pack_owner(uint32_t pid, uint64_t start_ticks, uint32_t life = 0) {
+  return uint64_t{pid & 0x3fffff} << 40 | uint64_t{life % kLives} << 34 |
+         (start_ticks & abi::kStartMask);
 }
 constexpr uint32_t owner_pid(abi::PackedOwner owner) { return owner >> 40 & 0x3fffff; }
-constexpr uint64_t owner_start(abi::PackedOwner owner) { return owner & 0xffffffffff; }
+// Somebody who is about to own a slot, by pid and pid namespace: he may die before he does.
+inline constexpr abi::PackedOwner kOwnerClaim = uint64_t{1} << 62;
+constexpr abi::PackedOwner pack_claim(uint32_t pid, uint64_t pid_namespace) {
+  return kOwnerClaim | uint64_t{pid & 0x3fffff} << 40 | (pid_namespace & 0xffffffffff);
+}
+constexpr bool is_claim(abi::PackedOwner owner) { return (owner & kOwnerClaim) != 0; }
+// 0: not known, the owner is a claim.
+constexpr uint64_t owner_start(abi::PackedOwner owner) {
+  return is_claim(owner) ? 0 : owner & abi::kStartMask;
+}
+constexpr uint32_t owner_life(abi::PackedOwner owner) { return owner >> 34 & (kLives - 1); }
+// The pid namespace that an owner's pid belongs to.
+inline uint64_t owner_namespace(const abi::RegionSlot& slot, abi::PackedOwner owner) {
+  return is_claim(owner) ? owner & 0xffffffffff
+                         : slot.pid_namespace.load(std::memory_order_acquire);
+}
 
 // Index of the device with this key in the region, entering it if it is new; -1 if there is no
 // room.

@@ -1,7 +1,11 @@
 #include "sys/memory.h"
 
+#include <errno.h>
 #include <fcntl.h>
+#include <linux/futex.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "sys/files.h"
 #include "sys/self.h"
@@ -39,6 +43,15 @@ void unmap_pages(void* pages, size_t bytes) {
 void* map_shared(int fd, size_t bytes) {
   void* map = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
   return map != MAP_FAILED ? map : nullptr;
+}
+
+// The kernel adds 0 to the word, atomically, and says EFAULT where a program would get a signal.
+bool is_backed(const void* word) {
+  const ErrnoGuard keep_errno;
+  const long nobody_to_wake = 0;
+  return syscall(SYS_futex, word, FUTEX_WAKE_OP, 0, nobody_to_wake, word,
+                 FUTEX_OP(FUTEX_OP_ADD, 0, FUTEX_OP_CMP_EQ, 0)) >= 0 ||
+         errno != EFAULT;
 }
 
 const uint8_t* map_file(const char* path, size_t* size) {

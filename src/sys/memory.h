@@ -19,6 +19,11 @@ const uint8_t* map_file(const char* path, size_t* size);
 // `bytes` of an open file, shared with every process that maps it; null if that fails.
 void* map_shared(int fd, size_t bytes);
 
+// Whether a word of a shared mapping can be written: on a full disk the first touch of a page that
+// has no block yet raises SIGBUS. If true the page has its block. The word stays as it is, also
+// where others change it at this moment. Aligned to 4 bytes. errno is unchanged.
+bool is_backed(const void* word);
+
 // Two words that both read 0 in every fork child from its first instruction on. Here, `here` is 1
 // from the making on; `taken` is 0, for the thread of a child that sees to the rest. Never null.
 struct ForkMark {

@@ -6,6 +6,7 @@
 
 #include <charconv>
 
+#include "abi/region.h"
 #include "base/text.h"
 #include "sys/files.h"
 
@@ -88,7 +89,8 @@ bool is_gone(const char* proc_root, uint32_t pid, uint64_t start_ticks, uint64_t
   const ProcessState state = process_state(proc_root, static_cast<int>(pid));
   if (!state.exists || state.dead) return true;
   if (image != 0 && state.image != 0 && state.image != image) return true;
-  return start_ticks != 0 && state.start_ticks != 0 && state.start_ticks != start_ticks;
+  return start_ticks != 0 && state.start_ticks != 0 &&
+         ((state.start_ticks ^ start_ticks) & abi::kStartMask) != 0;
 }
 
 ProcessState own_state() {

@@ -25,8 +25,8 @@ bool parse_process_stat(std::string_view line, ProcessState* state);
 // unchanged.
 ProcessState process_state(const char* proc_root, int pid);
 
-// The process that had this pid, start time and image (0: not known) runs no more, or runs another
-// program since. When in doubt: false.
+// The process that had this pid, start time (its abi::kStartMask) and image (0: not known) runs no
+// more, or runs another program since. When in doubt: false.
 bool is_gone(const char* proc_root, uint32_t pid, uint64_t start_ticks, uint64_t image = 0);
 
 // This process; not kept, because a fork child is another. Zeroes if /proc does not tell.

@@ -23,6 +23,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 sys.dont_write_bytecode = True
 
 from harness import cases as all_cases  # noqa: E402
+from harness import chaos  # noqa: E402
 from harness import frameworks  # noqa: E402
 from harness import never_stuck  # noqa: E402
 from harness.case import kill_session, run_case  # noqa: E402
@@ -58,7 +59,7 @@ def arguments():
 
 
 def chosen(options):
-    groups = {**all_cases.GROUPS, **frameworks.GROUPS, **never_stuck.GROUPS}
+    groups = {**all_cases.GROUPS, **frameworks.GROUPS, **never_stuck.GROUPS, **chaos.GROUPS}
     found = []
     for name, make in groups.items():
         if options.group and name not in options.group:

@@ -237,6 +237,43 @@ TEST_F(LedgerTest, AClaimIsNotJudgedByWhatTheLastOwnerLeft) {
   EXPECT_EQ(region_->slot[slot].image, 0x222u);
 }
 
+TEST_F(LedgerTest, ADeathThatAClockAheadNotedIsNotedAnew) {
+  abi::RegionSlot& slot = region_->slot[claim(5)];
+  const auto owner = slot.owner.load();
+  EXPECT_EQ(note_death(slot, owner, 1000), 1000u);
+  EXPECT_EQ(note_death(slot, owner, 1500), 1000u);
+  EXPECT_EQ(note_death(slot, owner, 300), 300u);
+  EXPECT_EQ(note_death(slot, owner, 400), 300u);
+}
+
+TEST_F(LedgerTest, ASlotWithoutMemoryBehindItIsNotTouched) {
+  for (uint32_t i = 0; i < abi::kReservedSlots; i++) EXPECT_EQ(claim(i + 1), i);
+  const auto nothing_there = [](const abi::RegionSlot&) { return false; };
+  EXPECT_EQ(claim_slot(*region_, {.owner = pack_owner(99, 9), .pid_namespace = 1}, nothing_there),
+            -1);
+  EXPECT_EQ(region_->header.high_water.load(), abi::kReservedSlots);
+}
+
+TEST_F(LedgerTest, AHalfMadeObjectIsFreedWithItsMaker) {
+  const uint32_t a = claim(1);
+  const auto owner = pack_owner(1, 7);
+  change_use(*region_, a, 0, 8, kNoLimit);
+  ASSERT_EQ(make_object(*region_, 77, a, 0, 8, owner), 0);
+  drop_object(*region_, 0, owner);
+  region_->object[0].key.store(uint64_t{1} << 62 | owner);
+  EXPECT_EQ(hold_object(*region_, 77, owner), -1);
+  reclaim(a, 1);
+  EXPECT_EQ(region_->object[0].key.load(), 0u);
+}
+
+TEST_F(LedgerTest, EveryLifeOfAProcessHasAnotherName) {
+  EXPECT_NE(pack_owner(1, 7, 0), pack_owner(1, 7, 1));
+  EXPECT_EQ(owner_life(pack_owner(1, 7, 63)), 63u);
+  EXPECT_EQ(owner_start(pack_owner(1, uint64_t{1} << 40 | 7, 63)), 7u);
+  EXPECT_EQ(owner_start(pack_claim(1, 77)), 0u);
+  EXPECT_EQ(owner_namespace(region_->slot[0], pack_claim(1, 77)), 77u);
+}
+
 TEST_F(LedgerTest, AnExportIsChargedOnceUntilItsLastHolderLetsGo) {
   const uint32_t a = claim(1);
   const auto first = pack_owner(1, 7), second = pack_owner(2, 14);

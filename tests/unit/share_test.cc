@@ -130,14 +130,13 @@ TEST(Share, AHungryJobGetsItsShare) {
     for (const uint32_t percent : {10u, 25u, 50u, 75u, 90u}) {
       abi::RegionShare share = {};
       const ShareRule rule{.percent = percent};
-      uint64_t now = kStart, work = 0, counted = 0;
+      uint64_t now = kStart, counted = 0;
       const uint64_t from = kStart + kSecond, to = from + 20 * kSecond;
       bool waited = false;
       while (now < to) {
         const Admission admission = admit(share, rule, kernel, now, waited);
         waited = !admission.granted;
         if (admission.granted) {
-          work += kernel;
           if (now >= from) counted += kernel;
           now += 4 * kUs;
         } else {
