@@ -70,7 +70,7 @@ extern "C" [[gnu::used]] Verdict softmig_decide_dlvsym(void* handle, const char*
 // that stands before that. A spelling newer than this library is passed on, and said aloud in the
 // log.
 static void* replace(const char* name, void* drivers_own, int version, uint64_t flags) {
-  if (drivers_own == nullptr || name == nullptr || !active()) return drivers_own;
+  if (drivers_own == nullptr || name == nullptr || !may_be_active()) return drivers_own;
   if (const Entry* entry = find_by_driver_address(drivers_own)) {
     return is_wanted(*entry) ? entry->hook() : drivers_own;
   }

@@ -91,10 +91,14 @@ struct Next<Result(Args...), Name> {
 };
 
 inline bool active() { return job::slice().mode() == job::Mode::kActive; }
+// Active now, or once there is memory for the ledger: who looks functions up keeps what he gets.
+inline bool may_be_active() { return job::slice().mode() != job::Mode::kPassive; }
 // Whether launches are to be held to a share of GPU time.
 inline bool throttles() { return active() && job::slice().limits_compute(); }
 inline bool is_wanted(const Entry& entry) {
-  return entry.purpose() == Purpose::kAlways ? active() : throttles();
+  const job::Mode mode = job::slice().mode();
+  if (mode != job::Mode::kActive) return mode == job::Mode::kUndecided;
+  return entry.purpose() == Purpose::kAlways || job::slice().limits_compute();
 }
 
 }  // namespace softmig::hook

@@ -19,6 +19,8 @@ using std::memory_order_relaxed;
 using std::memory_order_release;
 
 constexpr uint64_t kLookIntervalNs = 1'000'000'000;
+// How often it is asked for memory that was not there.
+constexpr uint64_t kRetryNs = 10'000'000;
 constexpr uint64_t kReclaimIntervalNs = 10'000'000;  // for views
 // For refusals, of which a program may make many: most of them do not search.
 constexpr uint64_t kSearchPause = 1, kLongestPauseNs = 300'000;
@@ -111,7 +113,8 @@ Mode Slice::decide() {
     sys::yield();
     holder = 0;
   }
-  if (mode_.load(memory_order_acquire) == Mode::kUndecided) start();
+  const bool due = sys::coarse_ns() >= next_look_ns_.load(memory_order_relaxed);
+  if (due && mode_.load(memory_order_acquire) == Mode::kUndecided) start();
   starting_.store(0, memory_order_release);
   return mode_.load(memory_order_acquire);
 }
@@ -125,14 +128,15 @@ void Slice::start() {
   }
   log_configure(places(), config_);
   if (config_.source == Source::kClosed) log(LogLevel::kError, "%-s", config_.error);
-  fork_mark_ = sys::make_fork_mark();
+  if (fork_mark_ == nullptr) fork_mark_ = sys::make_fork_mark();
   open_region(places(), config_, &region_);
   pid_namespace_ = sys::pid_namespace();
   time_namespace_ = sys::time_namespace();
   next_look_ns_.store(sys::coarse_ns() + kLookIntervalNs, memory_order_relaxed);
   if (region_.map == nullptr) {
-    log(LogLevel::kError, "no memory for the ledger: nothing is limited in this process");
-    mode_.store(Mode::kPassive, memory_order_release);
+    // Not decided: a limit of the address space at the first call would be a way out for ever.
+    log(LogLevel::kError, "no memory for the ledger: limits hold from when there is some");
+    next_look_ns_.store(sys::coarse_ns() + kRetryNs, memory_order_relaxed);
     return;
   }
   // Where the board is does not change while a job runs, so that it is read without a lock.

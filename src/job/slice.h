@@ -29,7 +29,8 @@ struct DeviceMemory {
 
 class Slice {
  public:
-  // Passive or active; the answer to the first question lasts until exec.
+  // Passive or active; the answer to the first question lasts until exec. Undecided for as long as
+  // there is no memory for the ledger of a job that has limits.
   Mode mode() {
     const Mode mode = mode_.load(std::memory_order_acquire);
     if (__builtin_expect(mode == Mode::kPassive, 1)) return mode;
