@@ -176,6 +176,10 @@ void set_up(const NodeState& state, const Job& job, OnFailure* on_failure) {
   std::optional<std::vector<GresItem>> items = items_by_request(state, job);
   const bool by_request = items.has_value();
   if (!items) items = items_by_record(job);
+  // Nothing is told of a job that is over, and that is no reason to let it have everything.
+  if (items->empty() && !job.gpus.empty()) {
+    throw Failure("the job has GPUs, and the Slurm controller does not tell which: is it over?");
+  }
   if (!has_shards(*items)) return state.forget(job.id, true);
   const std::vector<NodeGpu> gpus = node_gpus(state);
   const std::vector<int> order =

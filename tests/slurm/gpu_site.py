@@ -34,7 +34,7 @@ export PATH=/run/lab/bin:/usr/bin:/bin SOFTMIG_SIM_STATE={state}
 {slurmd}
 if [ -e /run/lab/before_prolog ]; then . /run/lab/before_prolog; fi
 begin=$(date +%s%N)
-/etc/slurm/prolog_softmig.sh 2>>/run/lab/prolog.err
+$WRAP /etc/slurm/prolog_softmig.sh 2>>/run/lab/prolog.err
 status=$?
 echo $(( ($(date +%s%N) - begin) / 1000 )) >>/run/lab/prolog.us
 exit $status
@@ -100,10 +100,16 @@ class Case(unittest.TestCase):
         self.lab.softmig_conf.write_text(SITE, encoding="ascii")
         self.go.touch()
         self.lab.cancel_all()
-        for node, folder in self.folders.items():
-            lab.wait_for(f"nothing left of jobs on {node}", lambda folder=folder: all(
-                entry.name.startswith(KEPT) for entry in folder.iterdir()))
+        try:
+            lab.wait_for("nothing is left of jobs", lambda: not self.left())
+        except lab.LabError:
+            self.fail(f"left: {self.left()}, {self.lab.log('slurmd.n1', 40)}")
         self.assert_no_node_was_drained()
+
+    def left(self):
+        """What there is of jobs on the nodes."""
+        return [str(entry) for folder in self.folders.values() for entry in folder.iterdir()
+                if not entry.name.startswith(KEPT)]
 
     def assert_no_node_was_drained(self):
         """No node is lost to the jobs that come next."""
