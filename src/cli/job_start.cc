@@ -29,7 +29,8 @@
 namespace softmig::cli {
 namespace {
 
-constexpr double kQuerySeconds = 10;
+constexpr double kSweepSeconds = 10;
+constexpr double kCancelSeconds = 5;  // for each of two clients
 constexpr const char* kPath = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/bin:/opt/slurm/bin";
 constexpr const char* kDriverFile = "/proc/driver/nvidia/version";
 
@@ -104,10 +105,17 @@ SiteConfig site_config() {
   return site;
 }
 
+// In place of bytes that no terminal should get.
+std::string printable(std::string text) {
+  std::replace_if(
+      text.begin(), text.end(), [](char c) { return c < ' ' || c > '~'; }, '?');
+  return text;
+}
+
 // Jobs that have files here and are no more: their epilog never ran. Asks the controller, so it is
 // only done where slots are missing.
 void sweep(const NodeState& state, const Job& job) {
-  const ChildResult result = run_child({"squeue", "-h", "-w", job.node, "-o", "%A"}, kQuerySeconds);
+  const ChildResult result = run_child({"squeue", "-h", "-w", job.node, "-o", "%A"}, kSweepSeconds);
   if (!result.started || result.status != 0) return;
   const std::string running = "\n" + result.out;
   for (const uint64_t other : state.jobs()) {
@@ -192,8 +200,9 @@ void set_up(const NodeState& state, const Job& job, OnFailure* on_failure) {
 void cancel(const NodeState& state, const Job& job, const std::string& why) {
   state.publish(fmt::format("{}.conf", job.id), closed_config_text(job.uid, why));
   const std::string id = fmt::format("{}", job.id);
-  run_child({"scontrol", "update", "JobId=" + id, "Comment=SoftMig: " + why}, kQuerySeconds);
-  run_child({"scancel", id}, kQuerySeconds);
+  run_child({"scontrol", "update", "JobId=" + id, "Comment=SoftMig: " + printable(why)},
+            kCancelSeconds);
+  run_child({"scancel", id}, kCancelSeconds);
 }
 
 int job_start() {

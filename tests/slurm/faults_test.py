@@ -21,15 +21,15 @@ SIM = {"PATH": "/run/lab/bin:" + lab.PATH, "SOFTMIG_SIM_STATE": lab.GPU_STATE}
 
 def setUpModule():
     """One site for all."""
-    gpu_site.Case.lab = gpu_site.start()
+    # How long a client looks for a controller that is down.
+    gpu_site.Case.lab = gpu_site.start("MessageTimeout=4\n")
 
 
 class Faults(gpu_site.Case):
     """job-start is run by hand for a job that has its slice, or by a prolog that is disturbed."""
 
     def tearDown(self):
-        for name in ("before_prolog",):
-            pathlib.Path("/run/lab", name).unlink(missing_ok=True)
+        pathlib.Path("/run/lab/before_prolog").unlink(missing_ok=True)
         super().tearDown()
 
     def holding(self, **options):
@@ -80,6 +80,8 @@ class Faults(gpu_site.Case):
         finally:
             self.lab.daemon("slurmctld", "slurmctld")
             lab.wait_for("slurmctld answers", lambda: "UP" in self.lab.output("scontrol", "ping"))
+            lab.wait_for("it knows its nodes", lambda: "unk" not in self.lab.output(
+                "sinfo", "-h", "-N", "-o", "%T"))
         self.assertEqual(self.config(other), right)
 
     def test_a_controller_that_talks_nonsense(self):

@@ -192,8 +192,8 @@ def mount_cgroups():
 
 def run(*command, check=True, timeout=60, **options):
     """subprocess.run with captured text, bounded: Slurm's clients wait for a dead controller."""
-    return subprocess.run(command, check=check, timeout=timeout, text=True, capture_output=True,
-                          stdin=subprocess.DEVNULL, **options)
+    return subprocess.run(command, check=check, timeout=timeout, text=True, errors="replace",
+                          capture_output=True, stdin=subprocess.DEVNULL, **options)
 
 
 def wait_for(what, true, seconds=30):
