@@ -23,6 +23,7 @@
 #include "cli/job_query.h"
 #include "cli/job_record.h"
 #include "cli/node_state.h"
+#include "cli/output.h"
 #include "cli/site_config.h"
 #include "cli/slot_board.h"
 
@@ -103,13 +104,6 @@ SiteConfig site_config() {
   }
   site.shards.set_general(asked.shards.get(""));
   return site;
-}
-
-// In place of bytes that no terminal should get.
-std::string printable(std::string text) {
-  std::replace_if(
-      text.begin(), text.end(), [](char c) { return c < ' ' || c > '~'; }, '?');
-  return text;
 }
 
 // Jobs that have files here and are no more: their epilog never ran. Asks the controller, so it is

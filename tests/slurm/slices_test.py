@@ -197,6 +197,9 @@ class Slices(Case):
         before = (self.folders["n1"] / f"{job}.region").stat().st_ino
         lab.run("scontrol", "requeue", job)
         lab.wait_for("requeued", lambda: self.lab.job(job).get("JobState") == "PENDING")
+        # Slurm takes the end of its first script for that of the second, if it starts before that.
+        lab.wait_for("its script is over",
+                     lambda: f"[{job}.batch] done with job" in self.lab.log("slurmd.n1"))
         lab.run("scontrol", "update", f"JobId={job}", "Gres=shard:l40s:2")
         # Slurm lets a requeued job wait for two minutes, beginning when its epilog is over.
         # Each change puts the job back in the queue, so not too often.
@@ -208,7 +211,8 @@ class Slices(Case):
                 break
             except lab.LabError:
                 continue
-        self.assertTrue(again.exists(), "never ran again")
+        self.assertTrue(again.exists(), self.lab.output("scontrol", "show", "job", job) +
+                        self.lab.log("slurmd.n1") + self.lab.log("slurmctld"))
         # slurmd 22.05 runs no prolog for a job that comes back within two seconds: what the epilog
         # left must hold then, since otherwise anybody could get rid of his limits that way.
         limit = self.config(job)["CUDA_DEVICE_MEMORY_LIMIT"]
