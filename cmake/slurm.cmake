@@ -17,7 +17,7 @@ function(sm_slurm_test name script kind)
            COMMAND ${Python3_EXECUTABLE} ${sm_slurm_tests}/lab.py --tracking=${kind}
                    ${sm_slurm_tests}/${script}_test.py)
   set_tests_properties(slurm.${name} PROPERTIES ENVIRONMENT "PYTHONDONTWRITEBYTECODE=1;${ARGN}"
-                       SKIP_RETURN_CODE 77 TIMEOUT 300 LABELS "slurm;root;timed")
+                       SKIP_RETURN_CODE 77 TIMEOUT 90 LABELS "slurm;root;timed")
 endfunction()
 sm_slurm_test(spellings spellings linuxproc)
 if(TARGET softmig_cli AND TARGET sim_nvml_130 AND NOT SOFTMIG_SANITIZE)
@@ -34,6 +34,7 @@ if(TARGET softmig_cli AND TARGET sim_nvml_130 AND NOT SOFTMIG_SANITIZE)
     sm_slurm_test(escapes.${kind} escapes ${kind} ${sm_site})
   endforeach()
   sm_slurm_test(faults faults linuxproc ${sm_site})
+  sm_slurm_test(burst burst linuxproc ${sm_site})
 endif()
 
 add_test(NAME slurm.killed COMMAND ${Python3_EXECUTABLE} ${sm_slurm_tests}/killed_test.py)

@@ -231,10 +231,10 @@ class Forged(gpu_site.Case):
                 job = self.probing("-w", "n1", "--gres=gpu:l40s.4:1", "-J", name, take=64)
                 self.assertEqual(self.seen(job)["total"], QUARTER, name)
                 job = self.submit("-w", "n1", "--gres=shard:1", "-J", name, "--comment", name,
-                                  command="true")
+                                  command=str(PROBE))
                 lab.wait_for("cancelled", lambda job=job: "CANCELLED" in self.lab.output(
                     "squeue", "-h", "-t", "all", "-j", job, "-o", "%T"))
-                self.assertEqual(self.said(job), "")
+                self.assert_got_nothing(job)
                 self.lab.cancel_all()
 
     def test_names_that_only_look_odd(self):

@@ -59,7 +59,7 @@ class Faults(gpu_site.Case):
         """A job that must be cancelled before it runs -> what its user reads."""
         job = self.submit(*options, command=f"{PROBE} --take 64")
         lab.wait_for("cancelled", lambda: self.lab.job(job).get("JobState") == "CANCELLED")
-        self.assertEqual(self.said(job), "")
+        self.assert_got_nothing(job)
         self.assert_no_node_was_drained()
         return self.comment(job)
 

@@ -29,14 +29,14 @@ OUT_OF_MEMORY = 2
 JOB_ENVIRONMENT = {"SOFTMIG_SIM_STATE": lab.GPU_STATE, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 LIMITS = pathlib.Path("/run/softmig")
 PROLOG = """\
-#!/bin/sh
+#!/bin/bash
 export PATH=/run/lab/bin:/usr/bin:/bin SOFTMIG_SIM_STATE={state}
 {slurmd}
 if [ -e /run/lab/before_prolog ]; then . /run/lab/before_prolog; fi
-begin=$(date +%s%N)
+begin=${{EPOCHREALTIME/./}}
 $WRAP /etc/slurm/prolog_softmig.sh 2>>/run/lab/prolog.err
 status=$?
-echo $(( ($(date +%s%N) - begin) / 1000 )) >>/run/lab/prolog.us
+echo $(( ${{EPOCHREALTIME/./}} - begin )) >>/run/lab/prolog.us
 exit $status
 """
 EPILOG = """\
@@ -154,6 +154,14 @@ class Case(unittest.TestCase):
             raise lab.LabError(f"{error}: {self.said(job)!r} {record} {self.lab.log('slurmd.n1')} "
                                f"{self.lab.log('slurmd.n2')}") from error
         return json.loads(self.said(job).splitlines()[line])
+
+    def assert_got_nothing(self, job):
+        """A cancelled job: its script may begin before that reaches slurmd, but it is closed."""
+        for line in self.said(job).splitlines():
+            if line.startswith("{"):
+                self.assertNotEqual(json.loads(line)["opened"], 0, line)
+            else:
+                self.assertIn("CANCELLED", line)
 
     def step(self, job, *command, user="ada", env=None):
         """A program in a running job -> what it prints, as JSON."""
