@@ -425,7 +425,7 @@ def report(configs, seen, watch, alone):
             f"{one['taken']}, free then {one['free_at_last']}, from outside at most {outside} MiB, "
             f"{one['per_second']:.1f} steps/s = {shares[-1]:.1f} % of alone, SM use "
             f"{'not told' if used is None else f'{used:.1f} %'}")
-        say(f"  refused: {one['refused'][:230]}")
+        say(f"  refused: {" ".join(one["refused"].split())[:230]}")
         check(f"{user} sees its slice", one["total"] == limit, one["total"])
         check(f"{user} was refused within it", limit * 0.85 <= one["taken"] <= limit, one["taken"])
         check(f"{user} never had more", outside is not None and 0 < outside <= limit, outside)

@@ -216,8 +216,12 @@ def mount_private_folders():
     run("mount", "-t", "tmpfs", "-o", "mode=755", "lab", "/run")
     for folder in ("/run/lab/etc", "/run/lab/etc.work"):
         os.makedirs(folder)
-    run("mount", "-t", "overlay", "-o",
-        "lowerdir=/etc,upperdir=/run/lab/etc,workdir=/run/lab/etc.work", "lab", "/etc")
+    overlay = run("mount", "-t", "overlay", "-o",
+                  "lowerdir=/etc,upperdir=/run/lab/etc,workdir=/run/lab/etc.work", "lab", "/etc",
+                  check=False)
+    if overlay.returncode != 0:  # as on an overlay that is itself on an overlay
+        run("cp", "-a", "/etc/.", "/run/lab/etc")
+        run("mount", "--bind", "/run/lab/etc", "/etc")
     for folder in ("/var/log", "/var/lib", "/var/spool", "/var/cache"):
         run("mount", "-t", "tmpfs", "-o", "mode=755", "lab", folder)
     os.mkdir(HOME)
