@@ -10,17 +10,31 @@ foreach(version 5.1 5.2 5.3 5.4)
                        SKIP_RETURN_CODE 77 TIMEOUT 60 LABELS slurm)
 endforeach()
 
-# As root only. Each has a Slurm of its own, so they may run beside each other.
-function(sm_slurm_test name)
+# As root only. Each has a Slurm of its own, so they may run beside each other. `kind` is how Slurm
+# knows a job's processes; kinds that the machine does not permit are skipped.
+function(sm_slurm_test name script kind)
   add_test(NAME slurm.${name}
-           COMMAND ${Python3_EXECUTABLE} ${sm_slurm_tests}/lab.py ${sm_slurm_tests}/${name}_test.py)
+           COMMAND ${Python3_EXECUTABLE} ${sm_slurm_tests}/lab.py --tracking=${kind}
+                   ${sm_slurm_tests}/${script}_test.py)
   set_tests_properties(slurm.${name} PROPERTIES ENVIRONMENT "PYTHONDONTWRITEBYTECODE=1;${ARGN}"
-                       SKIP_RETURN_CODE 77 TIMEOUT 300 LABELS "slurm;root;timed")
+                       SKIP_RETURN_CODE 77 TIMEOUT 90 LABELS "slurm;root;timed")
 endfunction()
-sm_slurm_test(spellings)
+sm_slurm_test(spellings spellings linuxproc)
 if(TARGET softmig_cli AND TARGET sim_nvml_130 AND NOT SOFTMIG_SANITIZE)
-  sm_slurm_test(slices SOFTMIG=$<TARGET_FILE:softmig_cli>
-                SOFTMIG_SIM_NVML=$<TARGET_FILE_DIR:sim_nvml_130>)
+  add_library(slurm_only_v2 SHARED ${sm_slurm_tests}/only_v2.c)
+  add_library(slurm_own_dlsym SHARED ${sm_slurm_tests}/own_dlsym.c)
+  set(sm_site SOFTMIG=$<TARGET_FILE:softmig_cli> SOFTMIG_LIBRARY=$<TARGET_FILE:softmig>
+      SOFTMIG_SIM_DRIVER=$<TARGET_FILE_DIR:sim_cuda_130>
+      SOFTMIG_SIM_NVML=$<TARGET_FILE_DIR:sim_nvml_130> SOFTMIG_SIM_TOOL=$<TARGET_FILE:sim_tool>
+      SOFTMIG_LAB_ONLY_V2=$<TARGET_FILE:slurm_only_v2>
+      SOFTMIG_OWN_DLSYM=$<TARGET_FILE:slurm_own_dlsym>)
+  sm_slurm_test(slices slices linuxproc ${sm_site})
+  foreach(kind linuxproc cgroup1 cgroup2)
+    sm_slurm_test(enforced.${kind} enforced ${kind} ${sm_site})
+    sm_slurm_test(escapes.${kind} escapes ${kind} ${sm_site})
+  endforeach()
+  sm_slurm_test(faults faults linuxproc ${sm_site})
+  sm_slurm_test(burst burst linuxproc ${sm_site})
 endif()
 
 add_test(NAME slurm.killed COMMAND ${Python3_EXECUTABLE} ${sm_slurm_tests}/killed_test.py)

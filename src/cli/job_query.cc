@@ -87,6 +87,9 @@ std::vector<JobRequest> ask(uint64_t id) {
                                        kQuerySeconds);
   // A prolog must not wait for every client in turn.
   if (result.timed_out) throw Failure("the Slurm controller cannot be asked: it does not answer");
+  if (result.err.find("Unable to contact") != std::string::npos) {
+    throw Failure("the Slurm controller cannot be asked: " + first_line(result.err));
+  }
   if (!result.started || result.status != 0) return {};
   return parse_requests(result.out);
 }

@@ -23,13 +23,15 @@
 #include "cli/job_query.h"
 #include "cli/job_record.h"
 #include "cli/node_state.h"
+#include "cli/output.h"
 #include "cli/site_config.h"
 #include "cli/slot_board.h"
 
 namespace softmig::cli {
 namespace {
 
-constexpr double kQuerySeconds = 10;
+constexpr double kSweepSeconds = 10;
+constexpr double kCancelSeconds = 5;  // for each of two clients
 constexpr const char* kPath = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/bin:/opt/slurm/bin";
 constexpr const char* kDriverFile = "/proc/driver/nvidia/version";
 
@@ -107,7 +109,7 @@ SiteConfig site_config() {
 // Jobs that have files here and are no more: their epilog never ran. Asks the controller, so it is
 // only done where slots are missing.
 void sweep(const NodeState& state, const Job& job) {
-  const ChildResult result = run_child({"squeue", "-h", "-w", job.node, "-o", "%A"}, kQuerySeconds);
+  const ChildResult result = run_child({"squeue", "-h", "-w", job.node, "-o", "%A"}, kSweepSeconds);
   if (!result.started || result.status != 0) return;
   const std::string running = "\n" + result.out;
   for (const uint64_t other : state.jobs()) {
@@ -176,6 +178,10 @@ void set_up(const NodeState& state, const Job& job, OnFailure* on_failure) {
   std::optional<std::vector<GresItem>> items = items_by_request(state, job);
   const bool by_request = items.has_value();
   if (!items) items = items_by_record(job);
+  // Nothing is told of a job that is over, and that is no reason to let it have everything.
+  if (items->empty() && !job.gpus.empty()) {
+    throw Failure("the job has GPUs, and the Slurm controller does not tell which: is it over?");
+  }
   if (!has_shards(*items)) return state.forget(job.id, true);
   const std::vector<NodeGpu> gpus = node_gpus(state);
   const std::vector<int> order =
@@ -188,8 +194,9 @@ void set_up(const NodeState& state, const Job& job, OnFailure* on_failure) {
 void cancel(const NodeState& state, const Job& job, const std::string& why) {
   state.publish(fmt::format("{}.conf", job.id), closed_config_text(job.uid, why));
   const std::string id = fmt::format("{}", job.id);
-  run_child({"scontrol", "update", "JobId=" + id, "Comment=SoftMig: " + why}, kQuerySeconds);
-  run_child({"scancel", id}, kQuerySeconds);
+  run_child({"scontrol", "update", "JobId=" + id, "Comment=SoftMig: " + printable(why)},
+            kCancelSeconds);
+  run_child({"scancel", id}, kCancelSeconds);
 }
 
 int job_start() {

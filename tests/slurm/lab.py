@@ -1,18 +1,22 @@
 #!/usr/bin/env python3
 """A small real Slurm on this machine: munged, slurmctld and slurmd's, out of everybody's sight.
 
-    lab.py SCRIPT [ARGS...]   runs a Python script of tests in a lab of its own
-    lab.py --shell            a shell in a lab, to look around
+    lab.py [--tracking=KIND] SCRIPT [ARGS...]   runs a Python script of tests in a lab of its own
+    lab.py [--tracking=KIND] --shell            a shell in a lab, to look around
 
-The lab lives in namespaces of its own (mounts, processes, network, host name, IPC): /etc is an
+KIND is how Slurm knows a job's processes: linuxproc (by their parents), cgroup1 or cgroup2.
+
+The lab lives in namespaces of its own (mounts, processes, network, host name, IPC, cgroups): /etc is an
 overlay, and /run, /var/log, /var/lib and /var/spool are in memory. So the programs use their real paths,
 ports and users collide with nothing, several labs run beside each other, and nothing is left behind
-whatever ends it: when its first process dies, the kernel kills the rest. Only cgroups are shared.
+whatever ends it: when its first process dies, the kernel kills the rest. Cgroups of a lab that was
+killed are empty, and the next lab removes them.
 
 Needs root and Debian's slurmctld, slurmd, slurm-client, slurm-wlm-basic-plugins and munge. Where
 something is missing the exit status is 77, with a line that says what.
 """
 
+import ctypes
 import os
 import pathlib
 import pwd
@@ -52,8 +56,7 @@ SlurmctldLogFile=/var/log/slurm/slurmctld.log
 SlurmdLogFile=/var/log/slurm/slurmd.%n.log
 SlurmctldDebug=info
 SlurmdDebug=info
-ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
+{tracking}
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 SchedulerType=sched/backfill
@@ -69,13 +72,29 @@ KillWait=2
 InactiveLimit=0
 PropagateResourceLimits=NONE
 GresTypes=gpu,shard
-PrologFlags=Alloc
 JobSubmitPlugins=lua
 {extra}
 NodeName=DEFAULT Sockets=1 CoresPerSocket=16 ThreadsPerCore=1 RealMemory=20000 State=UNKNOWN
 {nodes}
 PartitionName=all Nodes={all} Default=YES MaxTime=INFINITE State=UP DefMemPerCPU=100
 """
+
+TRACKING = {
+    "linuxproc": ("ProctrackType=proctrack/linuxproc\nTaskPlugin=task/none\nPrologFlags=Alloc",
+                  "CgroupPlugin=cgroup/v1\n"),
+    "cgroup1": ("ProctrackType=proctrack/cgroup\nTaskPlugin=task/cgroup\nPrologFlags=Contain",
+                "CgroupPlugin=cgroup/v1\nCgroupMountpoint=/sys/fs/cgroup\nConstrainRAMSpace=yes\n"),
+    "cgroup2": ("ProctrackType=proctrack/cgroup\nTaskPlugin=task/cgroup\nPrologFlags=Contain",
+                "CgroupPlugin=cgroup/v2\nCgroupMountpoint=/sys/fs/cgroup\nIgnoreSystemd=yes\n"
+                "IgnoreSystemdOnFailure=yes\n"),
+}
+ONLY_V2 = os.environ.get("SOFTMIG_LAB_ONLY_V2", "")  # a library that hides cgroup v1 from slurmd
+SOFTMIG_SIM = os.environ.get("SOFTMIG_SIM_TOOL", "softmig-sim")
+KIND = os.environ.get("SOFTMIG_LAB_TRACKING", "linuxproc")
+HIERARCHIES = ("freezer", "memory", "devices", "cpuset", "cpuacct")  # of cgroup v1, that slurmd needs
+PRELOAD = pathlib.Path("/etc/ld.so.preload")  # the lab's own
+LIBRARY = pathlib.Path("/var/lib/shared/libsoftmig.so")  # likewise
+GPU_STATE = "/run/lab/gpu/state"  # the simulated GPUs of a node, on it
 
 
 class LabError(Exception):
@@ -102,16 +121,79 @@ def missing():
     return None
 
 
-def unshared(*command):
+def unshared(*command, cgroup=False):
     """The command, as the first process of namespaces of its own that die with it."""
-    return ["unshare", "--mount", "--pid", "--net", "--uts", "--ipc", "--fork", "--kill-child=KILL",
-            "--mount-proc", "--propagation", "private", *command]
+    return ["unshare", "--mount", "--pid", "--net", "--uts", "--ipc", *["--cgroup"] * cgroup, "--fork",
+            "--kill-child=KILL", "--mount-proc", "--propagation", "private", *command]
+
+
+def cgroup_mounts():
+    """Where the hierarchies of cgroups are mounted: {"freezer": folder, ..., "2": folder}."""
+    found = {}
+    for line in pathlib.Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines():
+        left, right = line.split(" - ")
+        kind, _, options = right.split(" ", 2)
+        folder = pathlib.Path(left.split(" ")[4])
+        if kind == "cgroup2":
+            found["2"] = folder
+        elif kind == "cgroup":
+            found.update((name, folder) for name in options.split(",") if name in HIERARCHIES)
+    return found
+
+
+def remove_cgroups(top):
+    """A folder of cgroups without processes, from below. One that is in use stays."""
+    for folder, _, _ in os.walk(top, topdown=False):
+        try:
+            os.rmdir(folder)
+        except OSError:
+            pass
+
+
+def enter_cgroups():
+    """Puts this process in cgroups of its own -> those, or what keeps it from that as a text."""
+    wanted = {"cgroup1": HIERARCHIES, "cgroup2": ("2",), "linuxproc": ()}[KIND]
+    mounts = cgroup_mounts()
+    made = []
+    for name in wanted:
+        if name not in mounts:
+            return f"no cgroup hierarchy {name} is mounted: {KIND} cannot be tried"
+        for old in mounts[name].glob("softmig-lab.*"):
+            if not os.path.exists(f"/proc/{old.suffix[1:]}"):
+                remove_cgroups(old)
+        folder = mounts[name] / f"softmig-lab.{os.getpid()}"
+        try:
+            folder.mkdir()
+            made.append(folder)
+            if name == "cpuset":  # empty ones take no process
+                for what in ("cpus", "mems"):
+                    (folder / f"cpuset.{what}").write_text((mounts[name] / f"cpuset.{what}").read_text())
+            (folder / "cgroup.procs").write_text("0")
+        except OSError as error:
+            return f"cgroups cannot be made here: {error}"
+    return made
+
+
+def mount_cgroups():
+    """As the first process: /sys/fs/cgroup as on a machine that has this kind alone."""
+    if KIND == "linuxproc":
+        return
+    run("mount", "-t", "tmpfs" if KIND == "cgroup1" else "cgroup2", "lab", "/sys/fs/cgroup")
+    for name in HIERARCHIES if KIND == "cgroup1" else ():
+        folder = f"/sys/fs/cgroup/{name}"
+        os.mkdir(folder)
+        run("mount", "-t", "cgroup", "-o", name, "lab", folder)
+    if KIND == "cgroup2":
+        # What has processes of its own can hand nothing on to those below.
+        for name in ("lab", "system.slice"):
+            os.makedirs(f"/sys/fs/cgroup/{name}", exist_ok=True)
+        pathlib.Path("/sys/fs/cgroup/lab/cgroup.procs").write_text("0", encoding="ascii")
 
 
 def run(*command, check=True, timeout=60, **options):
     """subprocess.run with captured text, bounded: Slurm's clients wait for a dead controller."""
-    return subprocess.run(command, check=check, timeout=timeout, text=True, capture_output=True,
-                          stdin=subprocess.DEVNULL, **options)
+    return subprocess.run(command, check=check, timeout=timeout, text=True, errors="replace",
+                          capture_output=True, stdin=subprocess.DEVNULL, **options)
 
 
 def wait_for(what, true, seconds=30):
@@ -123,14 +205,24 @@ def wait_for(what, true, seconds=30):
         time.sleep(0.05)
 
 
+def slurmd_environment():
+    """What slurmd needs to take a machine with both versions of cgroups for one with the second."""
+    lines = pathlib.Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines()
+    return {"LD_PRELOAD": ONLY_V2} if KIND == "cgroup2" and ONLY_V2 and len(lines) > 1 else {}
+
+
 def mount_private_folders():
     """Puts memory where the lab writes."""
     run("mount", "-t", "tmpfs", "-o", "mode=755", "lab", "/run")
     for folder in ("/run/lab/etc", "/run/lab/etc.work"):
         os.makedirs(folder)
-    run("mount", "-t", "overlay", "-o",
-        "lowerdir=/etc,upperdir=/run/lab/etc,workdir=/run/lab/etc.work", "lab", "/etc")
-    for folder in ("/var/log", "/var/lib", "/var/spool"):
+    overlay = run("mount", "-t", "overlay", "-o",
+                  "lowerdir=/etc,upperdir=/run/lab/etc,workdir=/run/lab/etc.work", "lab", "/etc",
+                  check=False)
+    if overlay.returncode != 0:  # as on an overlay that is itself on an overlay
+        run("cp", "-a", "/etc/.", "/run/lab/etc")
+        run("mount", "--bind", "/run/lab/etc", "/etc")
+    for folder in ("/var/log", "/var/lib", "/var/spool", "/var/cache"):
         run("mount", "-t", "tmpfs", "-o", "mode=755", "lab", folder)
     os.mkdir(HOME)
     HOME.chmod(0o1777)
@@ -196,7 +288,8 @@ class Lab:
         ports = {name: 17000 + number for number, name in enumerate(self.nodes, 1)}
         lines = [f"NodeName={name} NodeHostname={HOST} NodeAddr=127.0.0.1 Port={ports[name]} "
                  f"Gres={gres_of(gpus)}" for name, gpus in self.nodes.items()]
-        conf = SLURM_CONF.format(host=HOST, extra=self.extra, nodes="\n".join(lines),
+        tracking, cgroup = TRACKING[KIND]
+        conf = SLURM_CONF.format(host=HOST, extra=self.extra, tracking=tracking, nodes="\n".join(lines),
                                  all=",".join(self.nodes))
         gres = ["AutoDetect=off"]
         for name, gpus in self.nodes.items():
@@ -209,7 +302,7 @@ class Lab:
             folder = pathlib.Path(folder)
             (folder / "slurm.conf").write_text(conf + more, encoding="ascii")
             (folder / "gres.conf").write_text("\n".join(gres) + "\n", encoding="ascii")
-            (folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n", encoding="ascii")
+            (folder / "cgroup.conf").write_text(cgroup, encoding="ascii")
             (folder / "plugstack.conf").write_text("", encoding="ascii")
             for name in ("softmig_rules", "job_submit_softmig", "cli_filter_softmig"):
                 shutil.copy(SOURCE / "slurm" / f"{name}.lua", folder)
@@ -240,20 +333,43 @@ class Lab:
         os.makedirs(f"/var/spool/slurmd.{node}", exist_ok=True)
         os.makedirs("/run/softmig", exist_ok=True)
         self.run_folder(node).mkdir(parents=True, exist_ok=True)
-        self.daemon(f"slurmd.{node}", *self.on_node(node, "slurmd", "-N", node, *options))
+        self.daemon(f"slurmd.{node}", *self.on_node(node, "slurmd", "-N", node, *options),
+                    env={**os.environ, **slurmd_environment()})
 
     def on_node(self, node, *command):
-        """The command, as it is run on that node."""
+        """The command, as it is run on that node: it has its own /run/softmig and GPUs."""
+        gpus = pathlib.Path(f"/run/lab/gpus/{node}")
+        for folder in (gpus, pathlib.Path(GPU_STATE).parent):
+            folder.mkdir(parents=True, exist_ok=True)
         return ["unshare", "--mount", "--propagation", "private", "sh", "-c",
-                f'mount --bind {self.run_folder(node)} /run/softmig && exec "$@"', "sh", *command]
+                f'mount --bind {self.run_folder(node)} /run/softmig && '
+                f'mount --bind {gpus} {os.path.dirname(GPU_STATE)} && exec "$@"', "sh", *command]
+
+    def preload(self, library, drivers, gpus):
+        """Puts the library into every program of the lab, and simulated GPUs behind it: `drivers` is
+        the folder of their driver, `gpus` what each node has, as SOFTMIG_SIM wants it."""
+        LIBRARY.parent.mkdir()
+        shutil.copy(library, LIBRARY)
+        for driver in pathlib.Path(drivers).glob("lib*.so.1"):
+            shutil.copy(driver, LIBRARY.parent)
+        pathlib.Path("/etc/ld.so.conf").write_text(f"{LIBRARY.parent}\n"
+                                                   "include /etc/ld.so.conf.d/*.conf\n")
+        run("ldconfig", "-X", "-i")
+        for node, cards in gpus.items():
+            folder = pathlib.Path(f"/run/lab/gpus/{node}")
+            folder.mkdir(parents=True)
+            run(SOFTMIG_SIM, "show", env={"SOFTMIG_SIM_STATE": str(folder / "state"),
+                                          "SOFTMIG_SIM": cards, "PATH": PATH})
+            (folder / "state").chmod(0o666)
+        PRELOAD.write_text(f"{LIBRARY}\n", encoding="ascii")
 
     def run_folder(self, node):
         """What is /var/run/softmig on that node."""
         return pathlib.Path(f"/run/lab/nodes/{node}")
 
-    def daemon(self, log, *command):
+    def daemon(self, log, *command, **options):
         """Starts a daemon that goes to the background by itself."""
-        result = run(*command, check=False, start_new_session=True)
+        result = run(*command, check=False, start_new_session=True, **options)
         if result.returncode != 0:
             raise LabError(f"{command[0]}: {result.stderr}{self.log(log)}")
 
@@ -315,6 +431,7 @@ def inside(command):
     if child != 0:
         return reap_until(child)
     mount_private_folders()
+    mount_cgroups()
     run("hostname", HOST)
     run("ip", "link", "set", "lo", "up")
     # A name look-up with AI_ADDRCONFIG finds nothing at all where 127.0.0.1 is the only address.
@@ -328,22 +445,50 @@ def inside(command):
     return 1
 
 
+def keep_cgroups(made):
+    """Goes on in a child; this process waits for it and removes its cgroups."""
+    child = os.fork()
+    if child == 0:
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        return
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: os.kill(child, signal.SIGKILL))
+    _, status = os.waitpid(child, 0)
+    for folder in made:
+        (folder.parent / "cgroup.procs").write_text("0")
+        end = time.monotonic() + 5
+        while folder.exists() and time.monotonic() < end:
+            remove_cgroups(folder)
+            time.sleep(0.05)
+    os._exit(os.waitstatus_to_exitcode(status) if os.WIFEXITED(status) else 1)
+
+
 def main():
     """The command line."""
-    if sys.argv[1:2] == ["--inside"]:
-        sys.exit(inside(sys.argv[2:]))
-    if len(sys.argv) < 2:
+    global KIND
+    words = sys.argv[1:]
+    if words[:1] == ["--inside"]:
+        sys.exit(inside(words[1:]))
+    if words and words[0].startswith("--tracking="):
+        KIND = words.pop(0).partition("=")[2]
+        os.environ["SOFTMIG_LAB_TRACKING"] = KIND
+    if not words or KIND not in TRACKING:
         print(__doc__.strip(), file=sys.stderr)
         sys.exit(2)
     lack = missing()
+    made = [] if lack else enter_cgroups()
+    if isinstance(made, str):
+        lack = made
     if lack:
         print(f"skipped: no Slurm lab: {lack}")
         sys.exit(SKIPPED)
-    command = [sys.executable, os.path.abspath(sys.argv[1]), *sys.argv[2:]]
-    if sys.argv[1] == "--shell":
+    if made:
+        keep_cgroups(made)
+    command = [sys.executable, os.path.abspath(words[0]), *words[1:]]
+    if words[0] == "--shell":
         command = [sys.executable, "-c", "import lab, os; lab.Lab().start(); os.execvp('bash', ['bash'])"]
-    words = unshared(sys.executable, str(HERE / "lab.py"), "--inside", *command)
-    os.execvpe(words[0], words, {**os.environ, "PATH": PATH})
+    command = unshared(sys.executable, str(HERE / "lab.py"), "--inside", *command, cgroup=bool(made))
+    os.execvpe(command[0], command, {**os.environ, "PATH": PATH})
 
 
 if __name__ == "__main__":
