@@ -1,6 +1,6 @@
-// test_nvml_process_filter: NVML lists this process, and then its three children as well; in a slice
-// nobody else. Compares the list with the one that the NVML library itself gives. Without a GPU or
-// NVML it prints SKIP and succeeds.
+// test_nvml_process_filter: NVML lists this process, and then its three children as well; in a
+// slice nobody else. Compares the list with the one that the NVML library itself gives. Without a
+// GPU or NVML it prints SKIP and succeeds.
 #include <dlfcn.h>
 #include <elf.h>
 #include <fcntl.h>
@@ -112,15 +112,15 @@ void print(const char* what, const Pids& pids) {
   std::printf("\n");
 }
 
-// Everyone of `job` must be listed. What the library itself lists beyond that is said, and whether it
-// was filtered out.
+// Everyone of `job` must be listed. What the library itself lists beyond that is said, and whether
+// it was filtered out.
 bool check(const char* stage, const Node& node, const Pids& job) {
   const Pids filtered = node.listed(), newer = node.listed_v3(), raw = node.raw();
   bool good = true;
   for (unsigned int pid : job) {
-    const bool there = filtered.count(pid) == 1 &&
-                       (node.nvml.nvmlDeviceGetComputeRunningProcesses_v3 == nullptr ||
-                        newer.count(pid) == 1);
+    const bool there =
+        filtered.count(pid) == 1 &&
+        (node.nvml.nvmlDeviceGetComputeRunningProcesses_v3 == nullptr || newer.count(pid) == 1);
     if (!there) std::printf("FAIL: %s: process %u is not listed\n", stage, pid);
     good = good && there;
   }

@@ -1,5 +1,5 @@
-// test_runtime_alloc: cudaMalloc until it is refused. Without a GPU, and on the simulated one, which
-// the runtime does not accept, it prints SKIP and succeeds.
+// test_runtime_alloc: cudaMalloc until it is refused. Without a GPU, and on the simulated one,
+// which the runtime does not accept, it prints SKIP and succeeds.
 #include <cuda_runtime.h>
 
 #include <cstdio>
