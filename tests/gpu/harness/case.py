@@ -66,7 +66,9 @@ class Case:
         return None if os.path.exists(path) else f"{path} is not there"
 
     def command(self, place):
-        return [place.path(self.arguments[0])] + [str(a) for a in self.arguments[1:]]
+        arguments = [str(a) for a in self.arguments]
+        arguments[1:2] = [place.path(a) if a.startswith("@") else a for a in arguments[1:2]]
+        return [place.path(arguments[0])] + arguments[1:]
 
 
 def json_lines(text):

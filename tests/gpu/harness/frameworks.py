@@ -31,6 +31,15 @@ ALLOCATORS = {
     "cudaMallocAsync": {"PYTORCH_CUDA_ALLOC_CONF": "backend:cudaMallocAsync"},
 }
 
+PROMISED_SCRIPTS = {
+    "pytorch": "torch",
+    "tensorflow": "tensorflow",
+    "tensorflow2": "tensorflow",
+    "mxnet": "mxnet",
+    "jax": "jax",
+    "cupy": "cupy",
+}
+
 
 def script(name, file, *arguments, limit, needs=(), timeout=600, **more):
     if any(importlib.util.find_spec(module) is None for module in needs):
@@ -122,4 +131,18 @@ def runtime(quick):
     return found
 
 
-GROUPS = {"runtime": runtime, "torch": torch, "frameworks": programs}
+def promised(_quick):
+    """The programs that the documentation promises; those in Python where their framework is."""
+    names = ["alloc", "alloc_host", "alloc_managed", "runtime_alloc", "runtime_launch"]
+    found = [
+        Case(f"promised/{name}", [f"@test/test_{name}"], LIMIT, real_only=True)
+        for name in names + ["nvml_process_filter"]
+    ]
+    for name, module in PROMISED_SCRIPTS.items():
+        if importlib.util.find_spec(module) is not None:
+            arguments = [sys.executable, f"@test/python/limit_{name}.py"]
+            found.append(Case(f"promised/limit_{name}", arguments, LIMIT, 600, real_only=True))
+    return found
+
+
+GROUPS = {"promised": promised, "runtime": runtime, "torch": torch, "frameworks": programs}

@@ -1,0 +1,374 @@
+#!/usr/bin/env python3
+"""The compatibility matrix: every cell natively and in a slice, one after another.
+
+  tests/compat/matrix.py --build build                          on the card; under 8 minutes
+  tests/compat/matrix.py --build build --only 'torch|jax'       a regular expression
+  tests/compat/matrix.py --build build --sim 1x16G              what needs no card
+  tests/compat/matrix.py --markdown docs/compatibility.md --from one.json [two.json ...]
+
+A cell is green if its program prints the same numbers, bit by bit, natively and inside
+`softmig run --memory 8192M --sm 50`, the slice shows its limit, the program is refused memory there,
+and a reader of NVML outside the slice never saw more. Red: not. A program that fails natively as well
+says nothing about slices and is marked "broken". What cannot run here is skipped with the reason.
+
+One line per cell; --json keeps everything. Exit status 0 if no cell is red.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import types
+
+sys.dont_write_bytecode = True
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, HERE)
+sys.path.insert(0, os.path.join(os.path.dirname(HERE), "gpu"))
+
+import cells as all_cells  # noqa: E402
+from harness.case import json_lines, kill_session  # noqa: E402
+from harness.place import MIB, Place  # noqa: E402
+from harness.witness import Witness  # noqa: E402
+
+OURS = re.compile(r"SOFTMIG_|CUDA_DEVICE_(MEMORY|SM)_LIMIT|LD_PRELOAD$|COMPAT_|ACTIVE_OOM")
+# What compilers keep: empty for every run, so that each compiles in its own world.
+CACHES = ("CUDA_CACHE_PATH", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "CUPY_CACHE_DIR",
+          "NUMBA_CACHE_DIR")  # fmt: skip
+MARKS = ("<!-- the matrix: begin -->", "<!-- the matrix: end -->")
+
+
+class CompatPlace(Place):
+    """Where the cells run."""
+
+    def __init__(self, options):
+        super().__init__(
+            types.SimpleNamespace(
+                build=options.build, sim=options.sim, sim_version="13.0", user=None,
+                no_preload=False, context_cost=None,
+            ),
+            "compat",
+        )  # fmt: skip
+        self.compat = os.path.abspath(options.compat or os.path.join(self.build, "compat"))
+        self.options = options
+        self.known_gpus = None
+
+    def path(self, name):
+        """"@x" in the folder of fetch.sh, "%x" in the build folder; None if it is not there."""
+        if name[:1] == "@":
+            return all_cells.find(os.path.join(self.compat, name[1:]))
+        if name[:1] == "%":
+            return all_cells.find(os.path.join(self.build, name[1:]))
+        return name
+
+    def environment(self):
+        """Variables of a program that is in no slice."""
+        if self.sim:
+            return self.bare_environment()
+        return {k: v for k, v in os.environ.items() if not OURS.match(k)}
+
+    def gpus(self):
+        if self.known_gpus is None:
+            self.known_gpus = len(self.ask_smi("index"))
+        return 1 if self.sim else self.known_gpus
+
+    def ask_smi(self, what):
+        """Lines of nvidia-smi's answer; none without it."""
+        command = ["nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader"]
+        try:
+            done = subprocess.run(
+                command, env=self.environment(), capture_output=True, text=True, timeout=60,
+                check=False,
+            )  # fmt: skip
+        except OSError:
+            return []
+        return done.stdout.splitlines() if done.returncode == 0 else []
+
+    def machine(self):
+        """Date, card and driver of this run."""
+        found = {"date": datetime.date.today().isoformat(), "memory": self.options.memory,
+                 "sm": self.options.sm}  # fmt: skip
+        if self.sim:
+            return {**found, "card": f"simulated {self.sim}", "driver": "simulated, CUDA 13.0"}
+        line = (self.ask_smi("name,driver_version") or ["unknown, unknown"])[0]
+        card, _, driver = line.partition(", ")
+        return {**found, "card": card, "driver": driver, "gpus": self.gpus()}
+
+
+class Run:
+    """One run of a program: how it ended and what it printed."""
+
+    def __init__(self, place, cell, sliced, timeout):
+        self.folder = tempfile.mkdtemp(dir=place.root)
+        command = [place.path(part) for part in cell.command]
+        env = {**place.environment(), **cell.variables}
+        for name in CACHES:
+            env[name] = os.path.join(self.folder, name.lower())
+        self.log = os.path.join(self.folder, "softmig.log")
+        if sliced:
+            env["COMPAT_LIMIT"] = str(place.options.memory * MIB)
+            env["SOFTMIG_LOG_FILE"] = self.log
+            command = self.in_slice(place, cell) + command
+        start = time.monotonic()
+        process = place.start(command, env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        if place.witness and sliced:
+            place.witness.mark()
+            place.witness.follow(process.pid)
+        try:
+            output, _ = process.communicate(timeout=timeout)
+            self.status = process.returncode
+        except subprocess.TimeoutExpired:
+            self.status = None
+        kill_session(process.pid)
+        if self.status is None:
+            output, _ = process.communicate()
+        self.seconds = time.monotonic() - start
+        self.seen = place.witness.stop() if place.witness and sliced else {}
+        self.output = output.decode(errors="replace")
+        self.line = {}
+        for line in json_lines(self.output):
+            self.line.update(line)
+        self.said = self.warnings()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    @staticmethod
+    def in_slice(place, cell):
+        command = [os.path.join(place.build, "softmig"), "run"]
+        command += ["--memory", f"{place.options.memory}M", "--library", place.preload]
+        if cell.sm and place.options.sm:
+            command += ["--sm", str(place.options.sm)]
+        return command + ["--"]
+
+    def warnings(self):
+        """What the library logged, refusals of memory aside."""
+        try:
+            with open(self.log, encoding="utf-8", errors="replace") as file:
+                return file.read()[-2000:]
+        except OSError:
+            return ""
+
+    def wrong(self, cell, timeout):
+        """What is wrong with it by itself, or None."""
+        if self.status is None:
+            return f"hangs: killed after {timeout:.0f} s"
+        if "error" in self.line:
+            return str(self.line["error"])
+        if self.status != 0:
+            tail = " ".join(self.output.split())[-160:]
+            return f"exit status {self.status}: {tail}"
+        if not self.line.get("results"):
+            return "prints no results"
+        for pattern in cell.says:
+            if not re.search(pattern, self.output):
+                return f"its output lacks {pattern!r}"
+        return None
+
+
+def judge_limit(line, seen, limit):
+    """(what is wrong with the limit or None, the figures in words)."""
+    words = []
+    if "total" in line:
+        words.append(f"{line['total'] // MIB} MiB shown")
+        if line["total"] != limit:
+            return f"shows {line['total'] // MIB} MiB", ", ".join(words)
+    if "pool" in line:
+        words.append(f"pool of {line['pool'] // MIB} MiB")
+        if not limit // 2 < line["pool"] < limit:
+            return f"its pool is {line['pool'] // MIB} MiB", ", ".join(words)
+    if "granted" in line:
+        words.append(f"{line['granted'] // MIB} MiB granted")
+        if not line.get("refused"):
+            return "was never refused", ", ".join(words)
+        if not limit // 2 < line["granted"] < limit:
+            return f"was granted {line['granted'] // MIB} MiB", ", ".join(words)
+    highest = max(seen.get("processes", 0), seen.get("device", 0))
+    if highest:
+        words.append(f"highest {highest // MIB} MiB")
+        if highest > limit:
+            return f"the witness saw {highest // MIB} MiB", ", ".join(words)
+    return None, ", ".join(words)
+
+
+def run_cell(cell, place, timeout):
+    """Runs it both ways -> its record."""
+    record = {"cell": cell.name, "text": cell.text}
+    missing = cell.missing(place)
+    if missing:
+        return {**record, "state": "skipped", "note": missing}
+    native = Run(place, cell, False, timeout)
+    record["native_s"] = round(native.seconds, 2)
+    if "skip" in native.line:
+        return {**record, "state": "skipped", "note": native.line["skip"]}
+    record["version"] = native.line.get("version", "")
+    wrong = native.wrong(cell, timeout)
+    if wrong:
+        return {**record, "state": "broken", "note": f"natively: {wrong}",
+                "native_output": native.output[-4000:]}  # fmt: skip
+    sliced = Run(place, cell, True, timeout)
+    record["slice_s"] = round(sliced.seconds, 2)
+    wrong = sliced.wrong(cell, timeout)
+    if "skip" in sliced.line:
+        wrong = f"runs natively, but in the slice: {sliced.line['skip']}"
+    limit_wrong, record["limit"] = judge_limit(
+        sliced.line, sliced.seen, place.options.memory * MIB
+    )
+    record["same"] = native.line["results"] == sliced.line.get("results")
+    if not wrong and not record["same"]:
+        wrong = "the numbers differ"
+    record["results"] = native.line["results"]
+    if "rounds" in native.line:
+        record["rounds"] = [native.line["rounds"], sliced.line.get("rounds")]
+    record["log"] = sliced.said
+    wrong = wrong or limit_wrong
+    if wrong:
+        record["slice_results"] = sliced.line.get("results")
+        record["slice_output"] = sliced.output[-4000:]
+    return {**record, "state": "red" if wrong else "green", "note": wrong or ""}
+
+
+def print_line(record):
+    times = "".join(
+        f"{record[key]:6.1f}s" if key in record else "       " for key in ("native_s", "slice_s")
+    )
+    words = [record.get("limit", ""), record.get("version", ""), record["note"]]
+    print(f"{record['state']:<7} {record['cell']:<22}{times}  {'  '.join(filter(None, words))}",
+          flush=True)  # fmt: skip
+
+
+def run_all(cells, place, budget):
+    """Runs the cells within `budget` seconds -> their records."""
+    end = time.monotonic() + budget
+    records = []
+    for cell in cells:
+        left = end - time.monotonic()
+        if left < 5:
+            record = {"cell": cell.name, "text": cell.text, "state": "skipped",
+                      "note": "no time left"}  # fmt: skip
+        else:
+            record = run_cell(cell, place, min(cell.timeout, left))
+        records.append(record)
+        print_line(record)
+    return records
+
+
+def table(reports, cells):
+    """Markdown of all cells; where several reports ran a cell, the last counts."""
+    lines = []
+    if reports:
+        lines += ["| run | date | card | driver | slice |", "|---|---|---|---|---|"]
+    for number, report in enumerate(reports, start=1):
+        where = report["machine"]
+        card = f"{where.get('gpus', 1)} x {where['card']}"
+        share = f", {where['sm']} % of the time" if where["sm"] else ""
+        lines.append(
+            f"| {number} | {where['date']} | {card} | {where['driver']} "
+            f"| {where['memory']} MiB{share} |"
+        )
+    found = {}
+    for number, report in enumerate(reports, start=1):
+        for record in report["cells"]:
+            # A skip tells nothing where another run has a result.
+            if record["state"] != "skipped" or record["cell"] not in found:
+                found[record["cell"]] = (number, record)
+    lines += ["" if reports else None, "| cell | what | result | numbers | limit | run |",
+              "|---|---|---|---|---|---|"]  # fmt: skip
+    for cell in cells:
+        number, record = found.get(cell.name, ("", {"state": "not run yet", "note": ""}))
+        state = record["state"] + (f": {record['note']}" if record["note"] else "")
+        text = cell.text + (f" ({record['version']})" if record.get("version") else "")
+        numbers = {True: "same", False: "differ"}.get(record.get("same"), "")
+        row = [cell.name, text, state, numbers, record.get("limit", ""), number]
+        lines.append("| " + " | ".join(str(part).replace("|", "/") for part in row) + " |")
+    return "\n".join(line for line in lines if line is not None)
+
+
+def write_markdown(path, reports, cells):
+    """Puts the table between its two marks in a document."""
+    with open(path, encoding="utf-8") as file:
+        text = file.read()
+    before, _, rest = text.partition(MARKS[0])
+    _, mark, after = rest.partition(MARKS[1])
+    if not mark:
+        raise SystemExit(f"{path}: it has no place for the table between {MARKS[0]} and {MARKS[1]}")
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(f"{before}{MARKS[0]}\n{table(reports, cells)}\n{MARKS[1]}{after}")
+
+
+def arguments():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--build", default="build", help="build folder")
+    parser.add_argument("--compat", metavar="DIR", help="what fetch.sh made; BUILD/compat")
+    parser.add_argument("--sim", metavar="NxSIZE", help="on a simulated node, e.g. 1x16G")
+    parser.add_argument("--only", metavar="REGEX", help="only cells whose name matches")
+    parser.add_argument("--budget", type=float, default=460, metavar="SECONDS",
+                        help="cells that do not fit are skipped; 460")  # fmt: skip
+    parser.add_argument("--memory", type=int, default=8192, metavar="MIB", help="of the slice; 8192")
+    parser.add_argument("--sm", type=int, default=50, metavar="PERCENT",
+                        help="share of GPU time of the slice; 50, 0 for none")  # fmt: skip
+    parser.add_argument("--list", action="store_true", help="name the cells and stop")
+    parser.add_argument("--json", metavar="FILE", help="write everything there")
+    parser.add_argument("--markdown", metavar="FILE", help="renew the table of this document")
+    parser.add_argument("--from", dest="reports", nargs="*", metavar="JSON",
+                        help="take these results for the table, run nothing")  # fmt: skip
+    return parser.parse_args()
+
+
+def run_here(options, cells):
+    place = CompatPlace(options)
+    place.witness = None
+    try:
+        place.witness = Witness(place)
+        place.witness.mark()
+    except (OSError, RuntimeError):
+        print("no witness: NVML or tests/gpu/watch is not there", flush=True)
+        place.witness = None
+    start = time.monotonic()
+    try:
+        records = run_all(cells, place, options.budget)
+        report = {"machine": place.machine(), "cells": records}
+    finally:
+        if place.witness:
+            place.witness.close()
+        place.close()
+    report["seconds"] = round(time.monotonic() - start, 1)
+    return report
+
+
+def main():
+    options = arguments()
+    cells = all_cells.all_cells()
+    if options.reports is not None:
+        reports = []
+        for path in options.reports:
+            with open(path, encoding="utf-8") as file:
+                reports.append(json.load(file))
+        write_markdown(options.markdown, reports, cells)
+        return 0
+    chosen = [cell for cell in cells if not options.only or re.search(options.only, cell.name)]
+    if options.list:
+        print("\n".join(f"{cell.name:<24}{cell.text}" for cell in chosen))
+        return 0
+    report = run_here(options, chosen)
+    if options.json:
+        with open(options.json, "w", encoding="utf-8") as file:
+            json.dump(report, file, indent=1)
+    if options.markdown:
+        write_markdown(options.markdown, [report], cells)
+    counts = {}
+    for record in report["cells"]:
+        counts[record["state"]] = counts.get(record["state"], 0) + 1
+    words = ", ".join(f"{counts.get(s, 0)} {s}" for s in ("green", "red", "broken", "skipped"))
+    print(f"{words} in {report['seconds']:.0f} s on {report['machine']['card']}, driver "
+          f"{report['machine']['driver']}")  # fmt: skip
+    return 1 if counts.get("red") or not counts.get("green") else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
