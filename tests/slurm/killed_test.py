@@ -26,7 +26,10 @@ def members(wanted):
     found = []
     for entry in pathlib.Path("/proc").iterdir():
         if entry.name.isdigit() and namespace(entry.name) == wanted:
-            state = (entry / "stat").read_text().rsplit(")", 1)[1].split()[0]
+            try:
+                state = (entry / "stat").read_text().rsplit(")", 1)[1].split()[0]
+            except OSError:
+                continue  # it ended while we looked
             if state not in "ZX":
                 found.append(int(entry.name))
     return found
