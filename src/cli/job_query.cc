@@ -2,13 +2,13 @@
 
 #include <fcntl.h>
 #include <fmt/core.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <ctime>
 #include <fstream>
+#include <iterator>
 #include <sstream>
 
 #include "cli/child.h"
@@ -25,22 +25,27 @@ constexpr time_t kFreshSeconds = 2;  // for which an array counts as starting
 constexpr uint64_t kMixed = 0;       // in place of the array of a job: do not ask for arrays
 // Jobs that start together wait for the one that asks, and ask themselves if that takes long.
 constexpr int kTurnMs = 100;
+constexpr size_t kMostRequests = 256;
 
 std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
 
-// Waits for its turn, but not long: somebody may wait for a controller that is down.
+// The turn of a user's jobs: only they share answers. Waits for it, but not long: somebody may wait
+// for a controller that is down.
 class Turn {
  public:
-  explicit Turn(const NodeState& state)
+  Turn(const NodeState& state, uint32_t uid)
       : fd_(open(state.path("asking").c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600)) {
-    for (int i = 0; i < kTurnMs && fd_ >= 0 && flock(fd_, LOCK_EX | LOCK_NB) != 0; i++) {
+    struct flock lock = {};
+    lock.l_type = F_WRLCK;
+    lock.l_whence = SEEK_SET;
+    lock.l_start = uid;  // one byte for each user; none is ever written
+    lock.l_len = 1;
+    for (int i = 0; i < kTurnMs && fd_ >= 0 && fcntl(fd_, F_OFD_SETLK, &lock) != 0; i++) {
       usleep(1000);
     }
   }
-  ~Turn() { end(); }
-  void end() {
+  ~Turn() {
     if (fd_ >= 0) close(fd_);
-    fd_ = -1;
   }
   Turn(const Turn&) = delete;
   Turn& operator=(const Turn&) = delete;
@@ -70,15 +75,31 @@ const JobRequest* find(const std::vector<JobRequest>& requests, const PrologJob&
   return nullptr;
 }
 
-// An array of this user of which a task was started a moment ago; 0 if there is none, or if jobs
-// that are none of its tasks start in between.
-uint64_t starting_array(const std::vector<JobRequest>& requests, const PrologJob& job) {
+// What is known of this user's jobs.
+std::vector<JobRequest> of_user(const std::vector<JobRequest>& requests, uint32_t uid) {
+  std::vector<JobRequest> own;
+  std::copy_if(requests.begin(), requests.end(), std::back_inserter(own),
+               [uid](const JobRequest& request) { return request.uid == uid; });
+  return own;
+}
+
+// An array of which a task was started a moment ago, among one user's requests; 0 if there is none,
+// or if jobs that are none of its tasks start in between.
+uint64_t starting_array(const std::vector<JobRequest>& requests) {
   uint64_t array = 0;
   for (const JobRequest& request : requests) {
     if (request.array_id == kMixed) return 0;
-    if (request.uid == job.uid && request.array_id != request.job_id) array = request.array_id;
+    if (request.array_id != request.job_id) array = request.array_id;
   }
   return array;
+}
+
+// Puts this user's requests in place of his earlier ones, and keeps the other users'.
+void keep_requests(const NodeState& state, uint32_t uid, std::vector<JobRequest> requests) {
+  for (const JobRequest& request : known_requests(state)) {
+    if (request.uid != uid && requests.size() < kMostRequests) requests.push_back(request);
+  }
+  state.publish(kRequests, requests_text(requests));
 }
 
 std::vector<JobRequest> ask(uint64_t id) {
@@ -114,12 +135,16 @@ std::optional<std::vector<GresItem>> items_by_request(const NodeState& state,
   if (const auto known = known_requests(state); const JobRequest* mine = find(known, job)) {
     return items_of_request(*mine, job.gpus);
   }
-  Turn turn(state);
-  const std::vector<JobRequest> known = known_requests(state);
-  if (const JobRequest* mine = find(known, job)) return items_of_request(*mine, job.gpus);
-  const uint64_t array = starting_array(known, job);
-  if (!known.empty() && array == 0) turn.end();  // there is nothing to share
-  bool mixed = !known.empty() && known.front().array_id == kMixed;
+  std::optional<Turn> turn;
+  std::vector<JobRequest> own = of_user(known_requests(state), job.uid);
+  if (own.empty() || starting_array(own) != 0) {
+    turn.emplace(state, job.uid);
+    own = of_user(known_requests(state), job.uid);
+    if (const JobRequest* mine = find(own, job)) return items_of_request(*mine, job.gpus);
+  }
+  const uint64_t array = starting_array(own);
+  if (!own.empty() && array == 0) turn.reset();  // there is nothing to share
+  bool mixed = !own.empty() && own.front().array_id == kMixed;
   std::vector<JobRequest> requests = ask(array != 0 ? array : job.id);
   if (array != 0 && find(requests, job) == nullptr) {
     mixed = true;
@@ -129,7 +154,7 @@ std::optional<std::vector<GresItem>> items_by_request(const NodeState& state,
   if (mine == nullptr) return std::nullopt;
   const auto items = items_of_request(*mine, job.gpus);
   for (JobRequest& request : requests) request.array_id = mixed ? kMixed : request.array_id;
-  state.publish(kRequests, requests_text(requests));
+  keep_requests(state, job.uid, requests);
   return items;
 }
 

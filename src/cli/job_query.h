@@ -22,8 +22,8 @@ struct PrologJob {
 };
 
 // The job's items as far as they follow from what it asked for (see items_of_request). Nothing
-// where its record must be asked for. What squeue says of several jobs is kept in {folder}/requests
-// and holds for others of them for some seconds, as long as uid and number of restarts are theirs:
+// where its record must be asked for. What squeue says of several jobs of a user is kept in
+// {folder}/requests and holds for others of them, as long as uid and number of restarts are theirs:
 // what a job asked for cannot be changed while it runs. Throws Failure if the controller hangs.
 std::optional<std::vector<GresItem>> items_by_request(const NodeState& state, const PrologJob& job);
 
