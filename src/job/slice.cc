@@ -424,12 +424,14 @@ void Slice::wait_for_dead() {
 }
 
 bool Slice::search_for_dead() {
-  const uint64_t begin = sys::monotonic_ns();
-  if (begin < next_search_ns_.load(memory_order_relaxed)) return false;
+  if (sys::monotonic_ns() < next_search_ns_.load(memory_order_relaxed)) return false;
+  // By the processor's time: a search that was preempted would make a pause in which the next
+  // process to die is not found.
+  const uint64_t begin = sys::thread_cpu_ns();
   const bool just_died = reclaim_dead();
-  const uint64_t end = sys::monotonic_ns();
-  const uint64_t pause = std::min(kSearchPause * (end - begin), kLongestPauseNs);
-  next_search_ns_.store(end + pause, memory_order_relaxed);
+  const uint64_t took = sys::thread_cpu_ns() - begin;
+  const uint64_t pause = std::min(kSearchPause * took, kLongestPauseNs);
+  next_search_ns_.store(sys::monotonic_ns() + pause, memory_order_relaxed);
   if (just_died) {
     sys::sleep_ns(kDeathGraceNs);
     reclaim_dead();

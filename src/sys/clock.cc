@@ -16,6 +16,7 @@ uint64_t read_clock(clockid_t clock) {
 uint64_t monotonic_ns() { return read_clock(CLOCK_MONOTONIC); }
 uint64_t coarse_ns() { return read_clock(CLOCK_MONOTONIC_COARSE); }
 uint64_t realtime_ns() { return read_clock(CLOCK_REALTIME); }
+uint64_t thread_cpu_ns() { return read_clock(CLOCK_THREAD_CPUTIME_ID); }
 
 void sleep_ns(uint64_t duration) {
   const ErrnoGuard guard;

@@ -27,6 +27,7 @@ uint64_t monotonic_ns() {
   return g_world.clock_ns;
 }
 uint64_t coarse_ns() { return monotonic_ns(); }
+uint64_t thread_cpu_ns() { return monotonic_ns(); }
 void sleep_ns(uint64_t duration) { g_world.clock_ns += duration; }
 
 ProcessState own_state() {
