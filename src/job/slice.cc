@@ -19,6 +19,8 @@ using std::memory_order_relaxed;
 using std::memory_order_release;
 
 constexpr uint64_t kLookIntervalNs = 1'000'000'000;
+// More often: a library's code may have been loaded just before a program takes all that is free.
+constexpr uint64_t kExtraIntervalNs = 100'000'000;
 // How often it is asked for memory that was not there.
 constexpr uint64_t kRetryNs = 10'000'000;
 constexpr uint64_t kReclaimIntervalNs = 10'000'000;  // for views
@@ -287,10 +289,11 @@ void Slice::read_extra() {
 }
 
 void Slice::refresh() {
-  if (!is_due(next_look_ns_, kLookIntervalNs)) return;
+  if (!is_due(next_extra_ns_, kExtraIntervalNs)) return;
   const sys::ErrnoGuard keep_errno;
   Guard guard(lock_);
   read_extra();
+  if (!is_due(next_look_ns_, kLookIntervalNs)) return;
   if (!config_changed(places(), config_)) return;
   if (reload_config(places(), &config_)) {
     log(LogLevel::kWarning, "limits were changed: %s", config_.path);

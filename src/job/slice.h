@@ -102,7 +102,7 @@ class Slice {
   bool search_for_dead();
   // As reclaim_dead, and waits that moment for those that died just now.
   void wait_for_dead();
-  // Looks at config and extra page if the last look is a second old.
+  // Looks at the config if the last look is a second old, at the extra page ten times as often.
   void refresh();
   bool refresh_is_due(uint64_t now) const {
     return now >= next_look_ns_.load(std::memory_order_relaxed);
@@ -139,9 +139,10 @@ class Slice {
   std::atomic<int> slot_{-1};
   std::atomic<int> device_count_{0};
   std::atomic<uint64_t> next_look_ns_{0};
+  std::atomic<uint64_t> next_extra_ns_{0};
+  OpenRegion region_;
   std::atomic<uint64_t> next_reclaim_ns_{0};
   std::atomic<uint64_t> next_search_ns_{0};
-  OpenRegion region_;
   Device devices_[abi::kMaxDevices];
   std::atomic<uint64_t> starting_{0};  // the lock of start(): its holder, as pack_owner
   sys::Mutex lock_;                    // joining and looking at the config

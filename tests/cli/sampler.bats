@@ -27,13 +27,13 @@ print(json.load(sys.stdin)[\"devices\"][0][\"uuid\"])")
     eventually bash -c "[ \$(grep -c ^ok \"$1/answers\") -eq 2 ]"
     more() { [ "$(beyond)" -ge 1024 ] && [ "$(beyond)" -le 1700 ]; }
     eventually more || { beyond; exit 1; }
-    # Within a second the library of the other process knows.
-    sleep 1.2
+    # Soon the library of the other process knows.
+    sleep 0.4
     ! ask "alloc 2684354560" || exit 2
     exec 7>&-
     less() { [ "$(beyond)" -lt 64 ]; }
     eventually less || { beyond; exit 3; }
-    sleep 1.2
+    sleep 0.4
     ask "alloc 2684354560" || exit 4' - "$work"
 }
 
