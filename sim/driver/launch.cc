@@ -2,7 +2,10 @@
 //   spin_us, spin_ns, spin_ms   as many units as its first parameter says
 //   softmig_work                as many ns as its first parameter says
 //   await_flag                  until the 32-bit number at its first parameter is at least its
-//   second any other                   the `kernel` setting of the state file
+//   second
+//   nccl_meet                   until the number at its second parameter is at least its third,
+//   which it writes to its first one when it begins; then as many ns as its fourth says
+//   any other                   the `kernel` setting of the state file
 // That is what it takes where it need not share; how much of the device it needs says its grid.
 // Two leave something in memory: softmig_work adds to the 64-bit number at its second parameter, at
 // the call, what the kernel of that name in bench/share/kernel.h adds; raise_flag writes its second
@@ -85,7 +88,18 @@ Parameters parameters_of(const Function& function, void** params, void** extra) 
 
 // Kernels that wait for each other by a number in memory.
 bool is_flag_kernel(const Function& function) {
-  return function.name == "await_flag" || function.name == "raise_flag";
+  return function.name == "await_flag" || function.name == "raise_flag" ||
+         function.name == "nccl_meet";
+}
+
+void run_meeting(Stream* stream, Work work, void** params) {
+  uint64_t mine = 0, theirs = 0;
+  uint32_t number = 0;
+  std::memcpy(&mine, params[0], sizeof mine);
+  std::memcpy(&theirs, params[1], sizeof theirs);
+  std::memcpy(&number, params[2], sizeof number);
+  std::memcpy(&work.ns, params[3], sizeof work.ns);
+  meet(stream, {mine, number, 4}, {theirs, number, 4, CU_STREAM_WAIT_VALUE_GEQ}, work);
 }
 
 void run_flag_kernel(Stream* stream, const Function& function, const Work& work,
@@ -128,6 +142,11 @@ CUresult launch(Call& call, CUfunction handle, const Shape& shape, CUstream stre
       break;
   }
   if (!take_for_kernel(stream->context, *function)) return CUDA_ERROR_OUT_OF_MEMORY;
+  if (function->name == "nccl_meet") {
+    if (params == nullptr || function->parameter_count < 4) return CUDA_ERROR_INVALID_VALUE;
+    run_meeting(stream, work, params);
+    return CUDA_SUCCESS;
+  }
   if (is_flag_kernel(*function)) {
     run_flag_kernel(stream, *function, work, parameters_of(*function, params, extra));
     return CUDA_SUCCESS;

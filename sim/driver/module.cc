@@ -361,6 +361,21 @@ CUresult cuFuncGetModule(CUmodule* out, CUfunction handle) {
   return CUDA_SUCCESS;
 }
 
+CUresult cuFuncGetName(const char** name, CUfunction handle) {
+  Call call(__func__);
+  if (call.failed()) return call.code();
+  CUresult code = CUDA_SUCCESS;
+  const Function* function = find_function(handle, call.context(), &code);
+  if (function == nullptr) return code;
+  if (name == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  *name = function->name.c_str();
+  return CUDA_SUCCESS;
+}
+
+CUresult cuKernelGetName(const char** name, CUkernel handle) {
+  return cuFuncGetName(name, reinterpret_cast<CUfunction>(handle));
+}
+
 CUresult cuFuncGetAttribute(int* value, CUfunction_attribute attribute, CUfunction handle) {
   Call call(__func__);
   if (call.failed()) return call.code();

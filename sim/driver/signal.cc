@@ -145,6 +145,12 @@ void spin(Stream* stream, const Condition& condition, uint32_t fill) {
   watch().add(enqueue(stream, {kMostWorkNs, fill, 1}), condition);
 }
 
+void meet(Stream* stream, const Condition& number, const Condition& condition, const Work& work) {
+  write_later(stream, number.address, number.value, number.bytes);
+  spin(stream, condition, work.fill);
+  enqueue(stream, work);
+}
+
 void write_later(Stream* stream, uint64_t address, uint64_t value, unsigned int bytes) {
   stream->host_task = add_host_task(write, new Write{address, value, bytes}, mark(stream));
 }

@@ -22,6 +22,9 @@ struct Condition {
 void hold(Stream* stream, const Condition& condition);
 // A kernel that runs until the condition holds.
 void spin(Stream* stream, const Condition& condition, uint32_t fill);
+// A kernel that writes `number` when it begins, runs until the condition holds, and then for as
+// long as `work` says.
+void meet(Stream* stream, const Condition& number, const Condition& condition, const Work& work);
 // Writes when all that is in the stream is done.
 void write_later(Stream* stream, uint64_t address, uint64_t value, unsigned int bytes);
 

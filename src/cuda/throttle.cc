@@ -173,10 +173,11 @@ bool is_overlapped(const Line& line, uint64_t begin) {
   return false;
 }
 
-void correct(Context& context, const ShareRule& rule, uint64_t charged, uint64_t cost,
-             uint64_t now) {
+void correct(Context& context, const ShareRule& rule, uint64_t charged, uint64_t cost, uint64_t now,
+             bool collective = false) {
   abi::RegionShare& share = slice().share(context.device);
-  if (cost > charged) policy::charge(share, rule, cost - charged, now);
+  if (cost > charged)
+    (collective ? policy::charge_spin : policy::charge)(share, rule, cost - charged, now);
   if (cost < charged) policy::refund(share, rule, charged - cost);
   share.gpu_ns.fetch_add(cost - charged, memory_order_relaxed);
   if (abi::RegionAccount* account = slice().account(context.device)) {
@@ -202,11 +203,13 @@ uint64_t settle_single(Context& context, const Bracket& bracket, uint64_t took, 
   const uint64_t reach = trusted ? bracket.host_ns : std::min(bracket.host_ns, kMostReachNs);
   const uint64_t overhead = bracket.host_ns != 0 ? reach : context.pair_ns;
   const uint64_t sample = std::max(took - std::min(took, overhead), took / 4);
+  // What a collective takes beyond its work says nothing about the next one.
+  const Company lesson = bracket.collective && trusted ? Company::kContexts : company;
   Cost& row = g_costs.find(bracket.key);
-  policy::learn(row, sample, company);
+  policy::learn(row, sample, lesson);
   if (bracket.function != 0) {
     policy::learn(g_costs.find(bracket.function), sample * kCostPerBlockScale / bracket.blocks,
-                  company);
+                  lesson);
   }
   if (trusted) return with_gap(context, sample);
   return bracket.guessed ? with_gap(context, policy::estimate(row)) : bracket.alone;
@@ -290,7 +293,7 @@ void settle(Line& line, const Bracket& bracket, uint64_t begin, uint64_t end) {
     if (trusted && bracket.latest_ns <= begin) learn_gap(context, bracket, end - begin);
     cost = trusted ? with_slack(line, bracket, begin, end, fits) : fits;
   }
-  correct(context, rule, bracket.charged, cost, now);
+  correct(context, rule, bracket.charged, cost, now, bracket.collective);
 }
 
 void give_up(Line& line, const Bracket& bracket) { sample_ends(*line.context, bracket); }
@@ -354,15 +357,16 @@ void drop_run(Line& line, uint64_t now) {
 
 bool Launch::is_held(uint64_t now, bool at_ease) const {
   const Context& context = *line_->context;
-  if (unknown_ &&
+  if (unknown_ && !collective_ &&
       (row_->pending.load(memory_order_relaxed) != 0 ||
        context.unknown.load(memory_order_relaxed) >= kMostUnknown) &&
       !policy::is_known(*row_)) {
     return true;
   }
   const uint64_t late = line_->late_at_ns.load(memory_order_relaxed);
-  // A job far from its limit is given more time: it may be waiting for a copy.
-  return late != 0 && now > late + (at_ease ? kPatientNs : 0);
+  // A job far from its limit is given more time: it may be waiting for a copy. Where kernels wait
+  // for each other, one is late because another was not launched yet.
+  return late != 0 && now > late + (at_ease ? kPatientNs : 0) && !is_coupled(now);
 }
 
 void look_for_ends(Context& context, uint64_t now) {
@@ -374,9 +378,9 @@ void look_for_ends(Context& context, uint64_t now) {
   collect(context);
 }
 
-// Asked only in jobs that use several devices, and once per kernel.
+// Asked once per kernel.
 bool Launch::waits_for_peers(const Work& work) {
-  if (work.handle == nullptr || !slice().has_several_devices()) return false;
+  if (work.handle == nullptr) return false;
   policy::Nature nature = row_->nature.load(memory_order_relaxed);
   if (nature == policy::Nature::kNotKnown) {
     const char* name = nullptr;
@@ -392,13 +396,20 @@ bool Launch::waits_for_peers(const Work& work) {
 
 policy::Admission Launch::ask(const ShareRule& rule, uint64_t now, bool has_waited) {
   const Context& context = *line_->context;
-  abi::RegionShare& share = slice().share(context.device);
-  if (collective_) {
+  if (collective_ && slice().has_several_devices()) {
     return policy::admit_collective(slice().shares(), context.device, rule, cost_, now);
   }
-  const bool coupled = slice().has_several_devices() && policy::is_coupled(share, now);
-  return policy::admit(share, coupled ? rule.with_credit() : rule, cost_, now, has_waited,
+  ShareRule here = rule;
+  if (is_coupled(now))
+    here = rule.with_credit(policy::is_awaited(slice().shares(), context.device, now));
+  return policy::admit(slice().share(context.device), here, cost_, now, has_waited,
                        busy_until(context));
+}
+
+// Whether kernels on other devices of the job may be waiting for this one.
+bool Launch::is_coupled(uint64_t now) const {
+  return slice().has_several_devices() &&
+         policy::is_coupled(slice().share(line_->context->device), now);
 }
 
 void Launch::begin(CUstream stream, bool per_thread, const Work& work) {
@@ -441,6 +452,8 @@ void Launch::begin(CUstream stream, bool per_thread, const Work& work) {
   collective_ = waits_for_peers(work);
   if (!is_held(now, at_ease)) admission = ask(rule, now, false);
   if (__builtin_expect(!admission.granted, 0)) now = wait();
+  // Also before the others came: they count from the same round on.
+  if (collective_) policy::count_collective(share, now);
   watch_demand(context.device, rule, cost_, now);
   share.gpu_ns.fetch_add(cost_, memory_order_relaxed);
   (is_graph ? share.graph_launches : share.launches).fetch_add(1, memory_order_relaxed);
@@ -457,7 +470,7 @@ void Launch::begin(CUstream stream, bool per_thread, const Work& work) {
   number_ = line->launches.fetch_add(1, memory_order_relaxed) + 1;
   look_for_ends(context, now);
   if (!timed || has_ended()) return;
-  const bool single = policy::is_due(*row_, random_bits()) || alone_ >= kBracketNs;
+  const bool single = collective_ || policy::is_due(*row_, random_bits()) || alone_ >= kBracketNs;
   // In slots the end of what was launched matters as well: work that ends late runs into the next.
   const bool in_runs = !at_ease || rule.has_slots();
   if (single || in_runs || line->is_open) begin_timing(work, now, single, in_runs);
@@ -489,6 +502,7 @@ void Launch::begin_timing(const Work& work, uint64_t now, bool single, bool in_r
       bracket_.blocks = std::max<uint64_t>(work.blocks, 1);
       enter_bracket(line, bracket_, cost_, alone_);
       bracket_.guessed = guessed_;
+      bracket_.collective = collective_;
       bracket_.host_ns = idle ? sys::monotonic_ns() : 0;
       row_->pending.fetch_add(1, memory_order_relaxed);
       if (guessed_) line.context->unknown.fetch_add(1, memory_order_relaxed);

@@ -42,6 +42,7 @@ class Launch {
   enum class Timing : uint8_t { kNone, kSingle, kRun };
 
   bool waits_for_peers(const Work& work);
+  bool is_coupled(uint64_t now) const;
   policy::Admission ask(const policy::ShareRule& rule, uint64_t now, bool has_waited);
   void begin_timing(const Work& work, uint64_t now, bool single, bool in_runs);
   void fail();

@@ -32,6 +32,7 @@ struct Bracket {
   uint64_t late_at_ns = 0;  // not done by then: something is not as it was thought
   uint32_t launches = 0;
   bool guessed = false;  // charged for a kernel that nobody had seen
+  bool collective = false;
 };
 
 struct Context;

@@ -12,7 +12,8 @@ namespace {
 constexpr uint32_t kDefaultOverflowUid = 65534;
 constexpr uint64_t kAllUids = UINT32_MAX;
 constexpr uint32_t kWritableByOthers = 0022;
-constexpr int kOpenAttempts = 8;
+// Whoever may write here is root: only a rewrite without a pause uses all of them up.
+constexpr int kOpenAttempts = 100;
 
 bool next_number(std::string_view* text, uint64_t* number) {
   while (!text->empty() && (text->front() == ' ' || text->front() == '\n')) text->remove_prefix(1);
@@ -72,6 +73,7 @@ const char* fault_of(const sys::FileStatus& status, const Places& places) {
 
 const char* fault_of_file(const sys::FileStatus& status, const Places& places) {
   if (!status.is_regular()) return "is not a regular file";
+  if (status.links == 0) return "is being replaced without a pause";
   if (status.links != 1) return "has more than one link";
   if (status.size > kMaxConfigBytes) return "is larger than 64 KiB";
   return fault_of(status, places);

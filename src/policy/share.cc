@@ -24,6 +24,7 @@ constexpr uint64_t kCoupledNs = 5'000'000'000;
 constexpr uint64_t kCreditFrames = 10;
 // ... and who is waited for is held only if there is no end to it: a kernel's name is its own word.
 constexpr uint64_t kMostBehindFrames = 50;
+constexpr uint64_t kMostSpinFrames = 20;
 constexpr uint64_t kPortionNs = 1'000'000;
 // A clock that falls by more than this is another one: the file has outlived a restart.
 constexpr uint64_t kClockFallNs = 10'000'000'000;
@@ -104,9 +105,10 @@ ShareRule ShareRule::with_open_slots() const {
   return rule;
 }
 
-ShareRule ShareRule::with_credit() const {
+ShareRule ShareRule::with_credit(bool is_awaited) const {
   ShareRule rule = *this;
-  rule.credit_ns = kCreditFrames * frame_ns;
+  rule.credit_ns = (is_awaited ? kMostBehindFrames : kCreditFrames) * frame_ns;
+  rule.mode = ShareMode::kBudget;  // slots of two devices need not lie at the same time
   return rule;
 }
 
@@ -179,24 +181,33 @@ bool is_coupled(const abi::RegionShare& share, uint64_t now) {
   return last != 0 && now < last + kCoupledNs;
 }
 
+bool is_awaited(std::span<const abi::RegionShare> shares, int device, uint64_t now) {
+  const uint64_t own = shares[static_cast<size_t>(device)].collectives.load(memory_order_relaxed);
+  return std::any_of(shares.begin(), shares.end(), [&](const abi::RegionShare& other) {
+    return is_coupled(other, now) && other.collectives.load(memory_order_relaxed) > own;
+  });
+}
+
 Admission admit_collective(std::span<abi::RegionShare> shares, int device, const ShareRule& rule,
                            uint64_t cost, uint64_t now) {
   abi::RegionShare& share = shares[static_cast<size_t>(device)];
   keep_clock(share, now);
   share.coupled_ns.store(now, memory_order_relaxed);
-  uint64_t latest = 0, most = 0;
+  uint64_t latest = 0;
   for (const abi::RegionShare& other : shares) {
-    if (!is_coupled(other, now)) continue;
-    latest = std::max(latest, other.paid_until_ns.load(memory_order_relaxed));
-    most = std::max(most, other.collectives.load(memory_order_relaxed));
+    if (is_coupled(other, now))
+      latest = std::max(latest, other.paid_until_ns.load(memory_order_relaxed));
   }
-  const bool is_awaited = share.collectives.load(memory_order_relaxed) < most;
-  const uint64_t credit = is_awaited ? kMostBehindFrames * rule.frame_ns : 0;
+  const uint64_t credit = is_awaited(shares, device, now) ? kMostBehindFrames * rule.frame_ns : 0;
   if (latest >= now + credit) return {false, wait_of(latest - now - credit)};
   charge(share, rule, cost, now);
   queue(share, cost, now);
-  share.collectives.fetch_add(1, memory_order_relaxed);
   return {true, 0};
+}
+
+void count_collective(abi::RegionShare& share, uint64_t now) {
+  share.coupled_ns.store(now, memory_order_relaxed);
+  share.collectives.fetch_add(1, memory_order_relaxed);
 }
 
 void charge(abi::RegionShare& share, const ShareRule& rule, uint64_t cost, uint64_t now) {
@@ -204,6 +215,15 @@ void charge(abi::RegionShare& share, const ShareRule& rule, uint64_t cost, uint6
   while (!share.paid_until_ns.compare_exchange_weak(
       paid, std::max(paid, earliest(rule, now)) + rule.spread(cost), memory_order_relaxed)) {
   }
+}
+
+void charge_spin(abi::RegionShare& share, const ShareRule& rule, uint64_t cost, uint64_t now) {
+  const uint64_t most = now + kMostSpinFrames * rule.frame_ns;
+  uint64_t paid = share.paid_until_ns.load(memory_order_relaxed), next = 0;
+  do {
+    next = std::max(paid, earliest(rule, now)) + rule.spread(cost);
+    next = std::max(paid, std::min(next, most));
+  } while (!share.paid_until_ns.compare_exchange_weak(paid, next, memory_order_relaxed));
 }
 
 void refund(abi::RegionShare& share, const ShareRule& rule, uint64_t cost) {

@@ -41,8 +41,8 @@ struct ShareRule {
   bool has_slots() const;
   // With the open ones as well.
   ShareRule with_open_slots() const;
-  // For a device that others may wait for.
-  ShareRule with_credit() const;
+  // For a device that others may wait for, or do.
+  ShareRule with_credit(bool is_awaited) const;
   // How long a job may have used nothing and still have its share of that time.
   uint64_t burst_ns() const;
   // GPU time to virtual time.
@@ -75,17 +75,25 @@ struct Admission {
 Admission admit(abi::RegionShare& share, const ShareRule& rule, uint64_t cost, uint64_t now,
                 bool has_waited, uint64_t busy_until = 0);
 // Kernels that wait on the GPU for those on other devices of the job (NCCL's). If one of them is
-// let go while a peer is held, it spins and is charged for it, which holds the peer even longer. So
-// in jobs with such kernels the limit is kept at them: the first of a round waits until all devices
-// that take part have paid for what they did, the others follow at once. Everything else on those
-// devices passes (`with_credit`), since somebody may spin for it.
+// let go while a peer is held, it spins and is charged for it, and then its own device is held
+// while the peer spins: at 25 % each time for three times as long. So in jobs with such kernels the
+// limit is kept at them: the first of a round waits until all devices that take part have paid for
+// what they did, the others follow at once. Everything else on those devices passes
+// (`with_credit`).
 Admission admit_collective(std::span<abi::RegionShare> shares, int device, const ShareRule& rule,
                            uint64_t cost, uint64_t now);
+// One was launched.
+void count_collective(abi::RegionShare& share, uint64_t now);
+// Whether another device has come to a collective that this one has not come to.
+bool is_awaited(std::span<const abi::RegionShare> shares, int device, uint64_t now);
 // Whether the device took part in one in the last seconds.
 bool is_coupled(const abi::RegionShare& share, uint64_t now);
 
 // Charges without asking.
 void charge(abi::RegionShare& share, const ShareRule& rule, uint64_t cost, uint64_t now);
+// Charges a collective for the time that it waited for others, but leaves the job no further behind
+// than two seconds (of the default frame): a rank that starts late must not cost it minutes.
+void charge_spin(abi::RegionShare& share, const ShareRule& rule, uint64_t cost, uint64_t now);
 // Gives GPU time back that was charged and not used.
 void refund(abi::RegionShare& share, const ShareRule& rule, uint64_t cost);
 

@@ -21,6 +21,8 @@ struct Model {
   uint64_t launch;           // what the host needs for one, ns
   uint64_t late;             // how much later than asked for the second rank's host wakes, ns
   uint32_t percent[2];       // 0: no limit
+  uint64_t skew = 0;         // how much later the second rank begins, ns
+  uint64_t rest = 0;         // how long it does nothing after step 100, ns
 };
 
 struct Work {
@@ -39,7 +41,7 @@ struct Rank {
 
 class Machine {
  public:
-  explicit Machine(const Model& model) : model_(model) {}
+  explicit Machine(const Model& model) : model_(model) { ranks_[1].ready_at += model.skew; }
 
   // Steps per second of the slower rank, and the larger share of time of a GPU.
   double run(uint64_t duration, double* share) {
@@ -69,13 +71,16 @@ class Machine {
         return;
       }
     }
+    if (collective) count_collective(shares_[i], now_);
     rank.queue.push_back({collective, cost, 0});
     rank.next = collective ? 0 : rank.next + 1;
     rank.ready_at = now_ + model_.launch;
+    if (collective && i == 1 && ++joined_ == 100) rank.ready_at += model_.rest;
   }
 
   Admission admit_compute(int i, uint64_t cost) {
-    const ShareRule own = is_coupled(shares_[i], now_) ? rule(i).with_credit() : rule(i);
+    const ShareRule own =
+        is_coupled(shares_[i], now_) ? rule(i).with_credit(is_awaited(shares_, i, now_)) : rule(i);
     return admit(shares_[i], own, cost, now_, false);
   }
 
@@ -103,7 +108,7 @@ class Machine {
     const uint64_t took = rank.done_at - work.reached;
     rank.busy += took;
     if (model_.percent[i] != 0 && took > work.charged) {
-      charge(shares_[i], rule(i), took - work.charged, now_);
+      (work.collective ? charge_spin : charge)(shares_[i], rule(i), took - work.charged, now_);
     }
     rank.steps += work.collective ? 1 : 0;
     rank.done_at = 0;
@@ -114,6 +119,7 @@ class Machine {
   abi::RegionShare shares_[2] = {};
   Rank ranks_[2];
   uint64_t now_ = 0;
+  int joined_ = 0;  // collectives of the second rank
 };
 
 double rate_of(Model model, uint32_t first, uint32_t second, double* share) {
@@ -137,11 +143,37 @@ TEST_P(CoupledModel, GetsTheShareOfTheStrictestLimit) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Loads, CoupledModel,
-                         testing::Values(Model{8, 170 * kUs, 150 * kUs, 5 * kUs, 0, {}},
-                                         Model{8, 170 * kUs, 150 * kUs, 5 * kUs, 60 * kUs, {}},
-                                         Model{8, 170 * kUs, 150 * kUs, 40 * kUs, 100 * kUs, {}},
-                                         Model{40, 2 * kMs, 5 * kMs, 10 * kUs, 100 * kUs, {}}));
+INSTANTIATE_TEST_SUITE_P(
+    Loads, CoupledModel,
+    testing::Values(Model{8, 170 * kUs, 150 * kUs, 5 * kUs, 0, {}, 0, 0},
+                    Model{8, 170 * kUs, 150 * kUs, 5 * kUs, 60 * kUs, {}, 0, 0},
+                    Model{8, 170 * kUs, 150 * kUs, 40 * kUs, 100 * kUs, {}, 0, 0},
+                    Model{40, 2 * kMs, 5 * kMs, 10 * kUs, 100 * kUs, {}, 0, 0}));
+
+// The first rank spins all that time. It is charged for it, but the job comes back.
+class UnevenModel : public testing::TestWithParam<uint32_t> {};
+
+TEST_P(UnevenModel, ComesBackAfterALateStart) {
+  const double percent = GetParam();
+  Model model{8, 170 * kUs, 150 * kUs, 5 * kUs, 60 * kUs, {}, 0, 0};
+  double share = 0;
+  const double native = rate_of(model, 0, 0, &share);
+  model.skew = 3 * kSecond;  // of the ten that are looked at; then up to two are paid back
+  EXPECT_GT(100 * rate_of(model, GetParam(), GetParam(), &share) / native, 0.4 * percent);
+}
+
+TEST_P(UnevenModel, ComesBackAfterARest) {
+  const double percent = GetParam();
+  Model model{8, 170 * kUs, 150 * kUs, 5 * kUs, 60 * kUs, {}, 0, 0};
+  double share = 0;
+  const double native = rate_of(model, 0, 0, &share);
+  model.rest = kSecond;
+  const double got = 100 * rate_of(model, GetParam(), GetParam(), &share) / native;
+  EXPECT_GT(got, 0.6 * percent);
+  EXPECT_LT(got, 1.03 * percent + 0.5);
+}
+
+INSTANTIATE_TEST_SUITE_P(Limits, UnevenModel, testing::Values(10, 25, 50, 75));
 
 }  // namespace
 }  // namespace softmig::policy
