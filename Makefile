@@ -6,7 +6,7 @@ JOBS ?= $(shell nproc)
 SOAK_MINUTES ?= 60
 
 .DEFAULT_GOAL := build
-.PHONY: build demo test check packages deps install gpu-test bench asan tsan clang fuzz model chaos soak \
+.PHONY: build demo test check packages deps install gpu-test card bench asan tsan clang fuzz model chaos soak \
   coverage clean help
 
 CMAKE_BUILD := cmake --build $(BUILD) --parallel $(JOBS)
@@ -56,6 +56,9 @@ install: build ## as root: put it on this node, or a newer one (softmig install)
 
 gpu-test: build ## the test programs on the real card
 	tests/gpu/run.py --build $(BUILD) --real --out $(BUILD)/gpu-results
+
+card: build ## everything that needs a real card, most important first: an hour and a half
+	tests/card.py --build $(BUILD) --out $(BUILD)/card-results
 
 bench: build ## what SoftMig costs, on the real card
 	bench/report.py --build $(BUILD) --real --markdown $(BUILD)/benchmarks.md

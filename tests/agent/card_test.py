@@ -2,9 +2,12 @@
 """The agent on a real card: the bypasses that can be tried there, what is left between ledger and driver,
 and what the agent costs a running PyTorch program. By hand, as root, on a node without Slurm jobs:
 
-  SOFTMIG_REAL=1 SOFTMIG_BUILD=build SOFTMIG_SOURCE=. tests/agent/card_test.py [SECONDS OF THE COST]
+  SOFTMIG_REAL=1 SOFTMIG_BUILD=build SOFTMIG_SOURCE=. tests/agent/card_test.py [--only CLASS] [--seconds N]
+
+N: how long the cost is measured.
 """
 
+import argparse
 import json
 import os
 import statistics
@@ -104,11 +107,15 @@ def main():
         sys.exit("this needs a card: SOFTMIG_REAL=1")
     if not node.own_namespace():
         print("no mount namespace: /run/softmig and /var/log/softmig of this machine are used")
-    if len(sys.argv) > 1:
-        Cost.seconds = float(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", metavar="CLASS")
+    parser.add_argument("--seconds", type=float, default=Cost.seconds)
+    options = parser.parse_args()
+    Cost.seconds = options.seconds
     suite = unittest.TestSuite()
     for case in (Residue, bypass_test.Programs, bypass_test.Places, bypass_test.Reports, Cost):
-        suite.addTests(unittest.defaultTestLoader.loadTestsFromTestCase(case))
+        if options.only in ("", case.__name__):
+            suite.addTests(unittest.defaultTestLoader.loadTestsFromTestCase(case))
     result = unittest.TextTestRunner(verbosity=2).run(suite)
     print(f"{result.testsRun - len(result.failures) - len(result.errors) - len(result.skipped)} passed, "
           f"{len(result.failures) + len(result.errors)} failed, {len(result.skipped)} skipped")
