@@ -6,7 +6,7 @@
 
 Native beside slices of 25 and 50 %; whatever is called isolation or fairness is measured with several
 processes in slices of their own. Under --out, replaced after every measurement, so that nothing is lost
-when it is stopped: report.json, report.md; at the end SVGs; stderr.log of the programs.
+when it is stopped: report.json, report.md, SVGs; stderr.log of the programs.
 
 Measurements come in the order of what has a bound. One that fails or takes too long is named and the
 next begins. Exits 1 if a bound was missed or a measurement failed, 2 if there is no GPU.
@@ -18,6 +18,7 @@ import datetime
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 
@@ -109,9 +110,18 @@ class Runner:
                 stage.node.costs = worker.ask("calibrate")["costs"]
         kind = "" if self.place.real else "SIMULATED "
         self.report.head.update(where=f"{kind}{stage.gpu}{driver()}, {os.cpu_count()} CPU cores",
-                                costs=stage.node.costs, simulated=not self.place.real)
+                                costs=stage.node.costs, simulated=not self.place.real,
+                                version=self.version())
         print(f"{self.report.head['where']}; costs {stage.node.costs}", flush=True)
         self.report.save()
+
+    def version(self):
+        program = os.path.join(self.place.build, "softmig")
+        if not os.path.exists(program):
+            return "not known"
+        done = subprocess.run([program, "--version"], env=self.place.bare_environment(),
+                              capture_output=True, text=True, check=False, timeout=10)
+        return done.stdout.strip()
 
     def wanted(self, name, keys):
         only = self.options.only
@@ -136,6 +146,7 @@ class Runner:
             self.fail(name, error)
             self.report.skip(keys, "failed")
         self.report.save()
+        self.report.plots()
         print(f"-- {name}, {time.monotonic() - began:.1f} s", flush=True)
         for key, row in self.report.rows.items():
             if row != before.get(key):
@@ -179,7 +190,7 @@ class Runner:
             ("tenants 25", None, 0, shares),
             ("tenants native", None, 0, shares),
             ("tenants 50", None, 0, shares),
-            ("start-up", overhead.start_up, 90, ("OH-004",)),
+            ("start-up", overhead.start_up, 90, ("OH-004/a", "OH-004/b")),
             ("launches", overhead.launches, 60, ("OH-001/a", "OH-008")),
             ("memory calls", overhead.memory, 90, memory),
             ("eight processes", overhead.eight_processes, 60, ("OH-006/b",)),
@@ -195,7 +206,7 @@ class Runner:
             ("fragmentation", isolation.fragments, 60, holes),
             ("after a refusal", isolation.after_refusal, 30, ("ERR-003",)),
             ("memory of the dead", isolation.dead_memory, 60, ("ERR-002",)),
-            ("NCCL", nccl, 60, ("NCCL-001",)),
+            ("NCCL", nccl, 120, ("NCCL-001",)),
         ]
 
 
@@ -248,7 +259,6 @@ def main():
     finally:
         runner.close()
     report.save()
-    report.plots()
     text, good = report.summary()
     print(f"{text}; {len(report.failures)} failures; {time.monotonic() - runner.began:.0f} s")
     print(f"{options.out}/report.md, report.json and {len(report.series)} SVGs written")

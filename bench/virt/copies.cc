@@ -56,7 +56,7 @@ void copy(const Gpu& gpu, const std::string& kind, uint64_t bytes, double second
   must(held.take(bytes), "cuMemAlloc");
   const CUdeviceptr second = held.last();
   must(d.cuMemsetD8_v2(first, 1, bytes), "cuMemsetD8");
-  HostBlock host(d, bytes, kind != "pageable");
+  HostBlock host(d, kind == "d2d" ? 1 : bytes, kind != "pageable");
   const auto once = [&] {
     CUresult code = CUDA_ERROR_INVALID_VALUE;
     if (kind == "h2d" || kind == "pageable") code = to_device(first, host.data(), bytes, stream);
@@ -72,7 +72,7 @@ void copy(const Gpu& gpu, const std::string& kind, uint64_t bytes, double second
   sleep_until(start_ns);
   const int64_t start = now_ns(), end = start + static_cast<int64_t>(seconds * 1e9);
   uint64_t copied = 0;
-  constexpr int kAtOnce = 4;
+  constexpr int kAtOnce = 8;
   while (now_ns() < end) {
     some(kAtOnce);
     copied += kAtOnce * bytes;

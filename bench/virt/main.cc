@@ -4,13 +4,15 @@
 //   fill | drop | deny ROUNDS [MIB] | fragment MIB | degrade ITERATIONS
 //   copy KIND MIB SECONDS START_NS | crash | lend MIB PATH | borrow MIB PATH | peek ADDRESS
 // virt context SINCE_NS
-//   makes a context and says how long after SINCE_NS (CLOCK_MONOTONIC) that was
+//   makes a context and says how long after SINCE_NS (CLOCK_MONOTONIC) that was, and what the
+//   process had of a processor until then
 //
 // serve says first that it is ready: it has a context and a kernel and has launched nothing.
 #include <unistd.h>
 
 #include <cstdio>
 #include <cstdlib>
+#include <ctime>
 #include <iostream>
 #include <memory>
 #include <sstream>
@@ -108,7 +110,15 @@ int context(int64_t since_ns) {
   std::string step;
   must(session.open(gpu_test::Lookup{}, 0, &step), step.c_str());
   const auto took = static_cast<double>(now_ns() - since_ns);
-  Line("context").add("ns", took).add("library", has_library()).add("ok", true).print();
+  timespec used{};
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
+  const auto cpu = static_cast<double>(int64_t{used.tv_sec} * 1000000000 + used.tv_nsec);
+  Line("context")
+      .add("ns", took)
+      .add("cpu_ns", cpu)
+      .add("library", has_library())
+      .add("ok", true)
+      .print();
   return 0;
 }
 
