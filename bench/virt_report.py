@@ -33,7 +33,7 @@ import overhead  # noqa: E402
 import two_gpus  # noqa: E402
 from harness.place import Place  # noqa: E402
 from output import Report, formulas  # noqa: E402
-from stage import Skip, Stage, at_most  # noqa: E402
+from stage import Skip, Stage, Timeout, at_most  # noqa: E402
 
 RESERVE = 3  # seconds for the end
 # What a calibration gives on the simulated GPU, to a few ns: --quick has no time for one.
@@ -142,14 +142,20 @@ class Runner:
             self.report.skip(keys, str(why))
             print(f"{name}: SKIPPED: {why}", flush=True)
         except Exception as error:  # whatever it is, the others must be measured
-            outcome = "failed"
-            self.fail(name, error)
-            self.report.skip(keys, "failed")
+            if isinstance(error, Timeout) and self.left() <= 0:
+                outcome = "late"
+                self.report.skip(keys, "no time left")
+                print(f"{name}: no time left", flush=True)
+                self.stage.kill_all()
+            else:
+                outcome = "failed"
+                self.report.skip(keys, "failed")
+                self.fail(name, error)
         self.report.save()
         self.report.plots()
         print(f"-- {name}, {time.monotonic() - began:.1f} s", flush=True)
         for key, row in self.report.rows.items():
-            if row != before.get(key):
+            if row != before.get(key) and self.report.is_measured(key):
                 print("   " + self.report.line(key), flush=True)
         return outcome
 

@@ -349,7 +349,7 @@ def crash(stage, report, kind, column, victim):
         if stage.place.real:
             raise
         # The simulated GPU has nothing at that address, so that the program itself dies of it.
-        report.note("ERR-001", f"{column}: the program ended with {victim.process.wait()}")
+        report.skip(("ERR-001",), f"the program itself ended with {victim.process.wait()}")
         return
     if line["result"] == 0:
         raise Failed("the bad address was no error")

@@ -37,7 +37,7 @@ class Report:
 
     def skip(self, keys, why):
         for key in keys:
-            if key not in self.rows:
+            if not self.is_measured(key):
                 self.skipped[key] = why
 
     def fail(self, name, why):
@@ -46,6 +46,10 @@ class Report:
     def spoil(self, key, column, why):
         """A figure that would look good and is not: its verdict is "missed"."""
         self._row(key).setdefault("spoiled", {})[column] = why
+
+    def is_measured(self, key):
+        row = self.rows.get(key)
+        return bool(row and (row["values"] or "added" in row))
 
     # --- verdicts
 
@@ -140,15 +144,16 @@ class Report:
         lines += ["", "| id | metric | unit, better | native | none | 99 | 25 % | 50 % | bound |",
                   "|---|---|---|---|---|---|---|---|---|"]
         for metric in catalogue.METRICS:
-            if metric.key not in self.rows:
+            if not self.is_measured(metric.key):
                 continue
             figures = " | ".join(self._figure(metric, column) for column in catalogue.COLUMNS)
-            added = f"; added {self._added(metric)}" if self._added(metric) else ""
+            added = f"added {self._added(metric)}" if self._added(metric) else ""
+            bound = "; ".join(part for part in (self._bound(metric), added) if part)
             better = f", {metric.better}" if metric.better else ""
             lines.append(f"| {metric.key} | {metric.name} | {metric.unit}{better} | {figures} | "
-                         f"{self._bound(metric)}{added} |")
+                         f"{bound} |")
         lines += [""] + self._notes()
-        missing = [m for m in catalogue.METRICS if m.key not in self.rows]
+        missing = [m for m in catalogue.METRICS if not self.is_measured(m.key)]
         if missing:
             lines += ["Not measured: " + "; ".join(
                 f"{m.key} ({self.skipped.get(m.key, 'not reached')})" for m in missing) + ".", ""]
@@ -169,7 +174,8 @@ class Report:
             word: [key for key, one in verdicts.items() if (one or "not measured") == word]
             for word in ("holds", "undecided", "missed", "not measured")
         }
-        text = f"{len(self.rows)} rows; bounds: " + ", ".join(
+        measured = sum(self.is_measured(metric.key) for metric in catalogue.METRICS)
+        text = f"{measured} rows; bounds: " + ", ".join(
             f"{len(keys)} {word}" + (f" ({' '.join(keys)})" if keys and word != "holds" else "")
             for word, keys in count.items()
         )

@@ -32,7 +32,10 @@ def start_up(stage, report):
         "slice": stage.environment("25"),
         "after": stage.environment("native"),
     }
-    for _ in range(stage.count(40, 6)):
+    end = time.monotonic() + 50
+    for number in range(stage.count(40, 6)):
+        if number >= 8 and time.monotonic() > end:
+            break  # a card on which contexts take long
         for name, env in environments.items():
             line = stage.once(
                 [stage.node.program("virt"), "context", str(time.monotonic_ns())], env
