@@ -55,7 +55,7 @@ def arguments():
     where.add_argument("--real", action="store_true")
     where.add_argument("--sim", metavar="NxSIZE")
     parser.add_argument("--sim-version", default="13.0")
-    parser.add_argument("--seconds", type=float, help="per run of a load (2; with --quick 0.4)")
+    parser.add_argument("--seconds", type=float, help="per run of a load (2; with --quick 0.3)")
     parser.add_argument("--budget-seconds", type=float, default=460, help="stop in time (460)")
     parser.add_argument("--quick", action="store_true", help="that everything works, in 25 s; not all of it")
     parser.add_argument("--only", metavar="RE", help="measurements by name or metric id")
@@ -66,7 +66,7 @@ def arguments():
     if not options.formulas and not (options.out and (options.real or options.sim)):
         parser.error("--out and one of --real and --sim are needed")
     options.user, options.no_preload, options.context_cost = None, False, None
-    options.seconds = options.seconds or (0.4 if options.quick else 2)
+    options.seconds = options.seconds or (0.3 if options.quick else 2)
     return options
 
 

@@ -74,7 +74,7 @@ class Tenants:
     def rounds(self):
         """By importance: whatever is not reached in time is missing alone."""
         if self.stage.quick:
-            few = [self.by_itself, self.noise, self.light, self.overlap]
+            few = [self.by_itself, self.noise, self.light]
             return few if self.column == "25" else [self.fairness]
         return [self.by_itself, self.noise, self.fairness, self.long_hogs, self.unlike, self.light, self.exact,
                 self.batches, self.overlap]
