@@ -57,7 +57,7 @@ def arguments():
     parser.add_argument("--sim-version", default="13.0")
     parser.add_argument("--seconds", type=float, help="per run of a load (2; with --quick 0.3)")
     parser.add_argument("--budget-seconds", type=float, default=460, help="stop in time (460)")
-    parser.add_argument("--quick", action="store_true", help="that everything works, in 25 s; not all of it")
+    parser.add_argument("--quick", action="store_true", help="that all works, in 25 s")
     parser.add_argument("--only", metavar="RE", help="measurements by name or metric id")
     parser.add_argument("--libraries", help="folder with libraries that softmigd needs here")
     parser.add_argument("--formulas", action="store_true", help="print the table of formulas and end")

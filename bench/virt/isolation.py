@@ -36,11 +36,13 @@ def accuracy(stage, report):
         report.put("IS-001", column, arithmetic.accuracy(seen["device"], limit))
         if most > limit:
             report.spoil("IS-001", column, f"{(most - limit) / MIB:.1f} MiB above the limit")
-        report.note("IS-001", f"{percent} %: limit {limit / MIB:.0f} MiB, granted "
-                              f"{filled['granted'] / MIB:.0f} and set aside for the context "
-                              f"{(limit - filled['granted'] - filled['free']) / MIB:.0f}, NVML {seen['device'] / MIB:.1f} on the "
-                              f"device, {seen['processes'] / MIB:.1f} of the process, "
-                              f"{seen['samples']} samples")
+        set_aside = limit - filled["granted"] - filled["free"]
+        report.note(
+            "IS-001",
+            f"{percent} %: limit {limit / MIB:.0f} MiB, granted {filled['granted'] / MIB:.0f} and set "
+            f"aside for the context {set_aside / MIB:.0f}, NVML {seen['device'] / MIB:.1f} on the device, "
+            f"{seen['processes'] / MIB:.1f} of the process, {seen['samples']} samples",
+        )
         report.put("IS-002", column, denied["median"])
         report.note("IS-002", f"{percent} %: 99th percentile {denied['p99']:.0f} ns")
     with stage.running(stage.virt("native")) as (worker,):
@@ -76,8 +78,8 @@ class Tenants:
         if self.stage.quick:
             few = [self.by_itself, self.noise, self.light]
             return few if self.column == "25" else [self.fairness]
-        return [self.by_itself, self.noise, self.fairness, self.long_hogs, self.unlike, self.light, self.exact,
-                self.batches, self.overlap]
+        return [self.by_itself, self.noise, self.fairness, self.long_hogs, self.unlike, self.light,
+                self.exact, self.batches, self.overlap]
 
     def by_itself(self):
         """Before any neighbour has done anything."""
@@ -325,8 +327,9 @@ def faults(kind):
             at = round((skip + moment) / BUCKET)
             ratios = []
             for line in lines:
-                got = series(line)
-                ratios.append(100 * statistics.fmean(got[at + 1 :]) / statistics.fmean(counted(line)[: round(moment / BUCKET) - 1]))
+                before = counted(line)[: round(moment / BUCKET) - 1]
+                after = series(line)[at + 1 :]
+                ratios.append(100 * statistics.fmean(after) / statistics.fmean(before))
             report.put(key, column, min(ratios))
             name = "illegal-address" if kind == "illegal" else "sigkill"
             _, panels = report.series.setdefault(

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """The report's own book-keeping: verdicts, what was skipped, what is on disk, times that end."""
 
+import argparse
 import json
 import os
 import sys
@@ -14,7 +15,7 @@ sys.path[:0] = [HERE, os.path.join(HERE, "..", "share")]
 
 import catalogue  # noqa: E402
 import output  # noqa: E402
-from stage import TENANTS, Timeout, at_most  # noqa: E402
+from stage import TENANTS, Stage, Timeout, at_most  # noqa: E402
 
 HEAD = {"where": "nowhere", "date": "2026-01-01", "seconds": 1}
 
@@ -98,12 +99,19 @@ class Catalogue(unittest.TestCase):
         self.assertFalse(measured & {name for name, _ in catalogue.LEFT_OUT})
 
 
-class Stage(unittest.TestCase):
+class Times(unittest.TestCase):
     def test_tenants_do_not_share_slots_and_fit(self):
         for slots, limits in TENANTS.values():
             self.assertLessEqual(sum(limits), 100)
             own = [number for text in slots for number in text.split("/")[0].split(",")]
             self.assertEqual(len(own), len(set(own)))
+
+    def test_fewer_turns_where_they_take_long(self):
+        stage = Stage.__new__(Stage)
+        stage.options = argparse.Namespace(quick=False)
+        self.assertLess(len([time.sleep(0.02) for _ in stage.groups(50, 1, 0.1)]), 10)
+        self.assertEqual(len(list(stage.groups(5, 1, 10))), 5)
+        self.assertEqual(len(list(stage.groups(5, 1, -1, least=2))), 2)
 
     def test_a_measurement_ends_in_time(self):
         began = time.monotonic()

@@ -15,7 +15,7 @@ THREADS = 8
 def launches(stage, report):
     columns = ("native", "none", "99")
     groups = []
-    for _ in range(stage.count(5, 1)):
+    for _ in stage.groups(5, 1, 15):
         groups.append({
             column: stage.once([stage.node.program("cost"), "launch"], stage.environment(column))
             for column in columns
@@ -32,10 +32,7 @@ def start_up(stage, report):
         "slice": stage.environment("25"),
         "after": stage.environment("native"),
     }
-    end = time.monotonic() + 50
-    for number in range(stage.count(40, 6)):
-        if number >= 8 and time.monotonic() > end:
-            break  # a card on which contexts take long
+    for _ in stage.groups(40, 6, 50, least=8):
         for name, env in environments.items():
             line = stage.once(
                 [stage.node.program("virt"), "context", str(time.monotonic_ns())], env
@@ -59,7 +56,7 @@ def start_up(stage, report):
 def calls(stage, report):
     columns = stage.count(("native", "none", "25"), ("native", "25"))
     times = {column: [] for column in columns}
-    for _ in range(stage.count(5, 1)):
+    for _ in stage.groups(5, 1, 10):
         for column in columns:
             line = stage.once([stage.node.program("cost"), "calls"], stage.environment(column))
             times[column].append(line["plt_call"])
@@ -72,7 +69,7 @@ def memory(stage, report):
     lines = {column: [] for column in columns}
     rates = {column: [] for column in columns}
     contended = {column: [] for column in columns}
-    for _ in range(stage.count(3, 1)):
+    for _ in stage.groups(3, 1, 30):
         for column in columns:
             with stage.running(stage.virt(column)) as (worker,):
                 lines[column].append(worker.ask("memory", stage.count(300, 100), 0, 100, 10000))
@@ -119,7 +116,7 @@ def throughput(stage, report):
 
     shares = {"none": [], "99": []}
     native = [work("native")]
-    for _ in range(stage.count(2, 1)):
+    for _ in stage.groups(2, 1, 20):
         for column in shares:
             got = work(column)
             native.append(native[0] if stage.quick else work("native"))
@@ -169,5 +166,5 @@ def agent(stage, report):
             run.terminate()
             run.wait(10)
     report.put("OH-009", "25", 100 * used / took)
-    report.note("OH-009", f"{1000 * used:.1f} ms of a core in {took:.1f} s; the library has no thread of its "
-                          "own in a program")
+    report.note("OH-009", f"{1000 * used:.1f} ms of a core in {took:.1f} s; the library has no "
+                          "thread of its own in a program")

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 
 from node import Failed, Node, Worker, start_ns, together
 
@@ -66,6 +67,14 @@ class Stage:
 
     def count(self, full, quick):
         return quick if self.quick else full
+
+    def groups(self, full, quick, seconds, least=1):
+        """As many turns as wanted, fewer (but `least`) where they take longer than `seconds`."""
+        end = time.monotonic() + seconds
+        for number in range(self.count(full, quick)):
+            if number >= least and time.monotonic() > end:
+                return
+            yield number
 
     # --- environments
 
