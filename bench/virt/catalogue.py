@@ -124,7 +124,7 @@ METRICS = [
            "not there", ("<=", 5), ("25", "50"), 2),
     Metric("IS-010/a", "a neighbour's illegal address", "%", "more",
            "100 x work per time after / before the neighbour crashed, the least of three other "
-           "processes, if their results are right; else 0",
+           "processes, whose results must be right",
            "one process asks for 1 TB and goes on: no fault, no neighbour"),
     Metric("IS-010/b", "a neighbour's SIGKILL", "%", "more",
            "the same, the neighbour was killed with its queue full", "not there"),

@@ -18,7 +18,7 @@ TENANTS = {
 }
 
 
-class Timeout(Failed):
+class Timeout(RuntimeError):
     """A measurement took longer than it may."""
 
 
