@@ -6,8 +6,8 @@ JOBS ?= $(shell nproc)
 SOAK_MINUTES ?= 60
 
 .DEFAULT_GOAL := build
-.PHONY: build demo test check packages deps install gpu-test card bench asan tsan clang fuzz model chaos soak \
-  coverage clean help
+.PHONY: build demo test check packages deps install gpu-test card bench bench-report asan tsan clang fuzz model \
+  chaos soak coverage clean help
 
 CMAKE_BUILD := cmake --build $(BUILD) --parallel $(JOBS)
 DEMO_PARTS := softmig softmig_cli sim_cuda_130 sim_nvml_130
@@ -62,6 +62,9 @@ card: build ## everything that needs a real card, most important first: an hour 
 
 bench: build ## what SoftMig costs, on the real card
 	bench/report.py --build $(BUILD) --real --markdown $(BUILD)/benchmarks.md
+
+bench-report: build ## the benchmark report on the real card, as root: 8 minutes
+	bench/virt_report.py --build $(BUILD) --real --out $(BUILD)/bench-report
 
 asan tsan: ## the unit tests under AddressSanitizer and UBSan, or under ThreadSanitizer
 	@tools/deps.sh test

@@ -23,7 +23,7 @@ import sys
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-TELLING = r"FAIL|fail|passed|slowest|OFF|OVER|WRONG|rror:|sum |\bred\b|broken|skipped|% of|{\"what\""
+TELLING = r"FAIL|fail|passed|slowest|OFF|OVER|WRONG|rror:|sum |\bred\b|broken|skipped|SKIPPED|% of|<=|>=|bounds:|{\"what\""
 
 
 class Part:
@@ -49,6 +49,7 @@ PLAN = (
     Part("exec", 15, "{build}/bench/cost exec 400 {build}/libsoftmig.so"),
     Part("launch", 30, "sh -c 'for i in 1 2 3; do {build}/softmig run --sm 99 -- {build}/bench/cost "
                        "launch; done; {build}/bench/cost launch'"),
+    Part("virt_report", 480, "bench/virt_report.py --build {build} --real --out {out} --libraries={libraries}"),
     Part("shares", 130, SHARE + "--suite experiment --modes native,library --seconds 3 --only "
                                 "'4x25|10/90|50/25/25|8x12|half'"),
     Part("alone", 130, SHARE + "--suite alone"),

@@ -1,9 +1,11 @@
 #include "share/gpu.h"
 
 #include <dlfcn.h>
+#include <link.h>
 
 #include <cerrno>
 #include <cstdlib>
+#include <cstring>
 #include <ctime>
 
 #include "share/kernel.h"
@@ -31,6 +33,13 @@ void give_up(const std::string& text) {
 
 void must(CUresult code, const char* what) {
   if (code != CUDA_SUCCESS) give_up(what + std::string(" gave ") + std::to_string(code));
+}
+
+bool has_library() {
+  const auto look = [](dl_phdr_info* info, size_t, void*) {
+    return std::strstr(info->dlpi_name, "libsoftmig.so") != nullptr ? 1 : 0;
+  };
+  return dl_iterate_phdr(look, nullptr) != 0;
 }
 
 CUfunction load_work(const Driver& d) {

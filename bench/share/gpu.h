@@ -27,6 +27,9 @@ enum class How { kPlain, kPerThread, kCooperative };
 [[noreturn]] void give_up(const std::string& text);
 void must(CUresult code, const char* what);
 
+// Whether libsoftmig.so is in this process: ld.so goes on without a library that it cannot load.
+bool has_library();
+
 // The work kernel in the current context.
 CUfunction load_work(const gpu_test::Driver& driver);
 

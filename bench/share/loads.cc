@@ -253,6 +253,8 @@ void Runner::report(gpu_test::Line* line) {
   line->add("launch_p99_us", percentile(&launch_ns_, 0.99) / 1e3);
   line->add("launch_max_us", percentile(&launch_ns_, 1) / 1e3);
   if (!wait_ns_.empty()) {
+    line->add("wait_mean_us", mean(wait_ns_) / 1e3);
+    line->add("wait_deviation_us", deviation(wait_ns_) / 1e3);
     line->add("wait_p50_us", percentile(&wait_ns_, 0.5) / 1e3);
     line->add("wait_p99_us", percentile(&wait_ns_, 0.99) / 1e3);
   }

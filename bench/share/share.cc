@@ -9,13 +9,11 @@
 // COSTS is the "costs" of a calibration made natively; loads.h lists the loads. SKIP seconds at the
 // start count for no figure. Answers are lines of JSON; serve says first that it is ready: it has a
 // context and a kernel and has launched nothing.
-#include <link.h>
 #include <unistd.h>
 
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <iostream>
 #include <sstream>
 #include <string>
@@ -62,14 +60,6 @@ void run(Gpu* gpu, const Costs& costs, const std::string& load, double seconds, 
   line.add("device", gpu->device()).add("seconds", seconds).add("skip", skip).add("late", late);
   runner.report(&line);
   line.add("ok", true).print();
-}
-
-// Whether libsoftmig.so is in this process: ld.so goes on without a library that it cannot load.
-bool has_library() {
-  const auto look = [](dl_phdr_info* info, size_t, void*) {
-    return std::strstr(info->dlpi_name, "libsoftmig.so") != nullptr ? 1 : 0;
-  };
-  return dl_iterate_phdr(look, nullptr) != 0;
 }
 
 int serve(Gpu* gpu, Costs costs) {

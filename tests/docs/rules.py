@@ -100,6 +100,8 @@ RULES = (
     Rule("user-guide.md", r"^softmig report", job=True, prints=r"memory "),
     # Figures of a card
     Rule("benchmarks.md", r"", skip=CARD),
+    Rule("benchmark-report.md", r"--real|^make bench-report", skip=CARD),
+    Rule("benchmark-report.md", r"--quick", skip="bench_report_sim runs it"),
     Rule("compatibility.md", r"", skip="needs a GPU, the network and minutes"),
     # Tests of the tests
     Rule("testing.md", r"", skip="runs tests, most of them for minutes; make test runs them"),
