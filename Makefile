@@ -106,4 +106,4 @@ clean: ## remove what was built
 	rm -rf $(BUILD) build-asan build-tsan build-clang build-coverage build-aarch64
 
 help: ## this list
-	@sed -n 's/^\([a-z -]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | sed 's/$$(BUILD)/$(BUILD)/g' | expand -t 24
+	@sed -n 's/^\([a-z0-9 -]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | sed 's/$$(BUILD)/$(BUILD)/g' | expand -t 24
