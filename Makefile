@@ -7,7 +7,7 @@ SOAK_MINUTES ?= 60
 
 .DEFAULT_GOAL := build
 .PHONY: build demo test check packages deps install gpu-test card bench bench-report asan tsan clang fuzz model \
-  chaos soak coverage clean help
+  chaos soak coverage aarch64 old-worlds clean help
 
 CMAKE_BUILD := cmake --build $(BUILD) --parallel $(JOBS)
 DEMO_PARTS := softmig softmig_cli sim_cuda_130 sim_nvml_130
@@ -97,8 +97,16 @@ coverage: ## what unit tests and fuzzers reach; HTML in build-coverage/html
 	@tools/deps.sh test
 	@tools/coverage.sh build-coverage
 
+aarch64: ## build the library for aarch64 and test it under qemu-user, in build-aarch64
+	@tools/deps.sh aarch64
+	@JOBS=$(JOBS) tests/aarch64/run.sh build-aarch64
+
+old-worlds: build ## other C libraries: Debian 11 and 10, musl, 32-bit programs, a missing library
+	@tools/deps.sh test
+	ctest --test-dir $(BUILD) --verbose -R '^preload\.(old_glibc|world)$$'
+
 clean: ## remove what was built
-	rm -rf $(BUILD) build-asan build-tsan build-clang build-coverage
+	rm -rf $(BUILD) build-asan build-tsan build-clang build-coverage build-aarch64
 
 help: ## this list
-	@sed -n 's/^\([a-z -]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | sed 's/$$(BUILD)/$(BUILD)/g' | expand -t 24
+	@sed -n 's/^\([a-z0-9 -]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | sed 's/$$(BUILD)/$(BUILD)/g' | expand -t 24

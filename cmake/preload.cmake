@@ -5,6 +5,10 @@ function(sm_preload_flags target)
     $<$<COMPILE_LANGUAGE:CXX>:-fno-exceptions -fno-rtti -fno-threadsafe-statics>
     -fvisibility=hidden -ftls-model=initial-exec -fno-stack-protector -U_FORTIFY_SOURCE
     -ffunction-sections -fdata-sections -fno-asynchronous-unwind-tables)
+  # Else the compiler's own library asks the processor what it can, in a constructor.
+  if(CMAKE_SYSTEM_PROCESSOR STREQUAL aarch64)
+    target_compile_options(${target} PRIVATE -mno-outline-atomics)
+  endif()
   if(SOFTMIG_SANITIZE)
     target_compile_options(${target} PRIVATE -fsanitize=${SOFTMIG_SANITIZE} -g -O1)
   endif()
@@ -20,7 +24,7 @@ function(sm_preload_link target)
     set_target_properties(${target} PROPERTIES EXCLUDE_FROM_ALL ON)
     return()
   endif()
-  set(script ${CMAKE_SOURCE_DIR}/cmake/exports.map)
+  set(script ${softmig_SOURCE_DIR}/cmake/exports.map)
   set_target_properties(${target} PROPERTIES LINK_DEPENDS ${script})
   target_link_options(${target} PRIVATE -nostartfiles -nodefaultlibs -Wl,-z,defs -Wl,-z,lazy
     -Wl,-z,norelro -Wl,-z,noseparate-code -Wl,-z,nodelete -Wl,--gc-sections -Wl,-Bsymbolic-functions

@@ -5,6 +5,7 @@
 #   deps.sh test     the above, and what the tests call
 #   deps.sh packages the first, and what makes packages
 #   deps.sh check    all above, and what looks at the sources
+#   deps.sh aarch64  what builds the library for aarch64 and runs it
 #
 # Does nothing if all are there. Installing needs root; without it, the command to type is printed.
 set -euo pipefail
@@ -12,7 +13,7 @@ shopt -s inherit_errexit
 
 build=(cmake make g++ python3 libcli11-dev libfmt-dev nlohmann-json3-dev libncurses-dev libgtest-dev
   libgmock-dev libbenchmark-dev)
-tests=(bats binutils util-linux procps mandoc curl python3-pip clang-14 libclang-rt-14-dev)
+tests=(bats binutils libc6-i386 util-linux procps mandoc curl python3-pip clang-14 libclang-rt-14-dev)
 # What the tests of the Slurm side call; without them those tests are skipped.
 slurm=(lua-busted lua5.1 lua5.2 lua5.3 lua5.4 slurmctld slurmd slurm-client
   slurm-wlm-basic-plugins munge iproute2)
@@ -20,6 +21,8 @@ slurm=(lua-busted lua5.1 lua5.2 lua5.3 lua5.4 slurmctld slurmd slurm-client
 agent=(prometheus-cpp-dev prometheus)
 # What builds and checks the packages.
 packages=(dpkg-dev file lintian rpm)
+# The other processor; GoogleTest is built from its sources.
+aarch64=(cmake make g++ python3 binutils g++-aarch64-linux-gnu qemu-user googletest)
 check=(lua-check git shellcheck clang-format clang-tidy)
 
 case "${1:-}" in
@@ -28,8 +31,9 @@ case "${1:-}" in
   packages) wanted=("${build[@]}" "${agent[@]}" "${packages[@]}") ;;
   check) wanted=("${build[@]}" "${tests[@]}" "${slurm[@]}" "${agent[@]}" "${packages[@]}"
     "${check[@]}") ;;
+  aarch64) wanted=("${aarch64[@]}") ;;
   *)
-    echo "usage: $0 build|test|packages|check" >&2
+    echo "usage: $0 build|test|packages|check|aarch64" >&2
     exit 2
     ;;
 esac

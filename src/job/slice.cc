@@ -101,6 +101,8 @@ constinit Slice g_slice;
 
 Mode Slice::decide() {
   const sys::ErrnoGuard keep_errno;
+  // A handler that comes here while its own thread starts would wait for ever.
+  const sys::SignalBlock no_handlers;
   if (mode_.load(memory_order_acquire) == Mode::kActive) {
     restart_after_fork();
     return Mode::kActive;

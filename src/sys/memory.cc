@@ -72,7 +72,9 @@ ForkMark* make_fork_mark() {
   void* page = map_pages(kMarkBytes);
   if (page == nullptr || madvise(page, kMarkBytes, kWipeOnFork) != 0) {
     unmap_pages(page, kMarkBytes);
-    __register_atfork(nullptr, nullptr, wipe_fork_mark, nullptr);
+    if (__register_atfork != nullptr) {
+      __register_atfork(nullptr, nullptr, wipe_fork_mark, nullptr);
+    }
     return &g_fork_mark;
   }
   auto* mark = static_cast<ForkMark*>(page);  // zeroes: two words that were never written

@@ -23,4 +23,17 @@ class ErrnoGuard {
   int saved_;
 };
 
+// While it lives no handler of the program's runs in this thread, those of its own faults aside.
+// errno is unchanged.
+class SignalBlock {
+ public:
+  SignalBlock();
+  ~SignalBlock();
+  SignalBlock(const SignalBlock&) = delete;
+  SignalBlock& operator=(const SignalBlock&) = delete;
+
+ private:
+  uint64_t before_ = 0;  // as the kernel counts: signal n is bit n - 1
+};
+
 }  // namespace softmig::sys

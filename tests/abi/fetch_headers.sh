@@ -15,9 +15,9 @@ folder=$1
 mkdir -p "$folder" || exit 2
 failed=0
 
-# fetch HEADER VERSION REQUIREMENT
+# fetch HEADER VERSION REQUIREMENT [PREFIX]
 fetch() {
-  target=$folder/$1-$2/$1.h
+  target=$folder/${4:-}$1-$2/$1.h
   [ -s "$target" ] && return 0
   scratch=$(mktemp -d) || return 1
   if python3 -m pip download --quiet --disable-pip-version-check --no-deps --no-cache-dir \
@@ -31,7 +31,7 @@ with zipfile.ZipFile(wheel) as archive:
     (folder / name).write_bytes(archive.read(member))
 PYTHON
   then
-    mkdir -p "$folder/$1-$2" && mv "$scratch/$1.h" "$target" && echo "fetched $1.h of CUDA $2"
+    mkdir -p "$(dirname "$target")" && mv "$scratch/$1.h" "$target" && echo "fetched $1.h of CUDA $2"
   else
     echo "cannot fetch $1.h of CUDA $2 ($3): $(tail -n 1 "$scratch/log")" >&2
     failed=1
@@ -52,4 +52,16 @@ fetch nvml 12.4 nvidia-nvml-dev-cu12==12.4.127
 fetch nvml 12.8 nvidia-nvml-dev-cu12==12.8.90
 fetch nvml 12.9 nvidia-nvml-dev-cu12==12.9.79
 fetch nvml 13.0 nvidia-nvml-dev==13.0.87
+
+# For the names of functions alone: structures have changed since, and are compared up to 13.0.
+fetch cuda 13.1 nvidia-cuda-runtime==13.1.80 newer-
+fetch cuda 13.2 nvidia-cuda-runtime==13.2.86 newer-
+fetch cuda 13.3 nvidia-cuda-runtime==13.3.29 newer-
+fetch cuda 13.4 nvidia-cuda-runtime==13.4.92 newer-
+fetch cuda 13.5 nvidia-cuda-runtime==13.5.37 newer-
+fetch nvml 13.1 nvidia-nvml-dev==13.1.115 newer-
+fetch nvml 13.2 nvidia-nvml-dev==13.2.86 newer-
+fetch nvml 13.3 nvidia-nvml-dev==13.3.29 newer-
+fetch nvml 13.4 nvidia-nvml-dev==13.4.92 newer-
+fetch nvml 13.5 nvidia-nvml-dev==13.5.37 newer-
 exit $failed

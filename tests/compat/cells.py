@@ -59,7 +59,7 @@ class Cell:
                 return f"{part[1:]} is not there; tests/compat/fetch.sh makes it"
         if shutil.which(self.command[0]) is None and place.path(self.command[0]) == self.command[0]:
             return f"{self.command[0]} is not installed"
-        if self.gpus > 1 and self.gpus > place.gpus():
+        if self.gpus > 1 and self.gpus > len(place.gpus()):
             return f"needs {self.gpus} GPUs"
         return None
 

@@ -101,7 +101,7 @@ compile() {
 # add_runtime VERSION WHEEL-VERSION
 add_runtime() {
   local version=$1 package=nvidia-cuda-runtime-cu12 wheel place include lib shared
-  [ -x "$folder/bin/runtime_${version}_shared" ] && return
+  [ "$folder/bin/runtime_${version}_shared" -nt "$programs/runtime.cc" ] && return
   [ "${version%%.*}" -ge 13 ] && package=nvidia-cuda-runtime
   wheel=$(download "$package==$2") || return 1
   place=$scratch/runtime-$version

@@ -8,10 +8,13 @@
 
 A cell is green if its program prints the same numbers, bit by bit, natively and inside
 `softmig run --memory 8192M --sm 50`, the slice shows its limit, the program is refused memory there,
-and a reader of NVML outside the slice never saw more. Red: not. A program that fails natively as well
-says nothing about slices and is marked "broken". What cannot run here is skipped with the reason.
+and a reader of NVML outside the slice never saw more on any GPU that the job sees. If that reader saw
+nothing, the cell is "unwitnessed": its limit is the program's word alone. Red: not. A program that
+fails natively as well says nothing about slices and is marked "broken". What cannot run here is
+skipped with the reason.
 
-One line per cell; --json keeps everything. Exit status 0 if no cell is red.
+One line per cell; --json keeps everything. Exit status 0 if some cell is green, and none is red or
+unwitnessed.
 """
 
 import argparse
@@ -40,7 +43,51 @@ OURS = re.compile(r"SOFTMIG_|CUDA_DEVICE_(MEMORY|SM)_LIMIT|LD_PRELOAD$|COMPAT_|A
 # What compilers keep: empty for every run, so that each compiles in its own world.
 CACHES = ("CUDA_CACHE_PATH", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "CUPY_CACHE_DIR",
           "NUMBA_CACHE_DIR")  # fmt: skip
+UNSEEN = "by the program alone"  # what is said of a limit that no witness confirmed
+STATES = ("green", "unwitnessed", "red", "broken", "skipped")
 MARKS = ("<!-- the matrix: begin -->", "<!-- the matrix: end -->")
+
+
+# Prints the UUIDs of the GPUs that CUDA shows, which CUDA_VISIBLE_DEVICES and the order of devices
+# choose; NVML knows nothing of either.
+ASK_UUIDS = """
+import ctypes, uuid
+cuda, count, text = ctypes.CDLL("libcuda.so.1"), ctypes.c_int(), ctypes.create_string_buffer(16)
+assert cuda.cuInit(0) == 0 and cuda.cuDeviceGetCount(ctypes.byref(count)) == 0
+for device in range(count.value):
+    assert cuda.cuDeviceGetUuid_v2(text, device) == 0
+    print(f"GPU-{uuid.UUID(bytes=text.raw)}")
+"""
+
+
+class Witnesses:
+    """A reader of NVML outside every slice for each GPU that the programs see."""
+
+    def __init__(self, place):
+        self.all = []
+        try:
+            for uuid in place.gpus():
+                self.all.append(Witness(place, device=uuid))
+            self.mark()
+        except (OSError, RuntimeError):
+            self.close()
+            raise
+
+    def mark(self):
+        for witness in self.all:
+            witness.mark()
+
+    def follow(self, session):
+        for witness in self.all:
+            witness.follow(session)
+
+    def stop(self):
+        """-> what each saw, in the order of the programs' GPUs."""
+        return [witness.stop() for witness in self.all]
+
+    def close(self):
+        for witness in self.all:
+            witness.close()
 
 
 class CompatPlace(Place):
@@ -69,13 +116,19 @@ class CompatPlace(Place):
     def environment(self):
         """Variables of a program that is in no slice."""
         if self.sim:
-            return self.bare_environment()
+            chosen = {k: v for k, v in os.environ.items() if k == "CUDA_VISIBLE_DEVICES"}
+            return {**self.bare_environment(), **chosen}
         return {k: v for k, v in os.environ.items() if not OURS.match(k)}
 
     def gpus(self):
+        """UUIDs of the GPUs that a program sees; none without a driver."""
         if self.known_gpus is None:
-            self.known_gpus = len(self.ask_smi("index"))
-        return 1 if self.sim else self.known_gpus
+            done = subprocess.run(
+                [sys.executable, "-c", ASK_UUIDS], env=self.environment(), capture_output=True,
+                text=True, timeout=60, check=False,
+            )  # fmt: skip
+            self.known_gpus = done.stdout.split() if done.returncode == 0 else []
+        return self.known_gpus
 
     def ask_smi(self, what):
         """Lines of nvidia-smi's answer; none without it."""
@@ -97,7 +150,7 @@ class CompatPlace(Place):
             return {**found, "card": f"simulated {self.sim}", "driver": "simulated, CUDA 13.0"}
         line = (self.ask_smi("name,driver_version") or ["unknown, unknown"])[0]
         card, _, driver = line.partition(", ")
-        return {**found, "card": card, "driver": driver, "gpus": self.gpus()}
+        return {**found, "card": card, "driver": driver, "gpus": len(self.gpus())}
 
 
 class Run:
@@ -114,10 +167,11 @@ class Run:
             env["COMPAT_LIMIT"] = str(place.options.memory * MIB)
             env["SOFTMIG_LOG_FILE"] = self.log
             command = self.in_slice(place, cell) + command
+        if place.witness and sliced:
+            place.witness.mark()
         start = time.monotonic()
         process = place.start(command, env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         if place.witness and sliced:
-            place.witness.mark()
             place.witness.follow(process.pid)
         try:
             output, _ = process.communicate(timeout=timeout)
@@ -128,7 +182,7 @@ class Run:
         if self.status is None:
             output, _ = process.communicate()
         self.seconds = time.monotonic() - start
-        self.seen = place.witness.stop() if place.witness and sliced else {}
+        self.seen = place.witness.stop() if place.witness and sliced else []
         self.output = output.decode(errors="replace")
         self.line = {}
         for line in json_lines(self.output):
@@ -169,6 +223,11 @@ class Run:
         return None
 
 
+def highest(seen):
+    """The most that any witness saw on its GPU, in bytes."""
+    return max((max(one["processes"], one["device"]) for one in seen), default=0)
+
+
 def judge_limit(line, seen, limit):
     """(what is wrong with the limit or None, the figures in words)."""
     words = []
@@ -186,11 +245,10 @@ def judge_limit(line, seen, limit):
             return "was never refused", ", ".join(words)
         if not limit // 2 < line["granted"] < limit:
             return f"was granted {line['granted'] // MIB} MiB", ", ".join(words)
-    highest = max(seen.get("processes", 0), seen.get("device", 0))
-    if highest:
-        words.append(f"highest {highest // MIB} MiB")
-        if highest > limit:
-            return f"the witness saw {highest // MIB} MiB", ", ".join(words)
+    most = highest(seen)
+    words.append(f"highest {most // MIB} MiB" if most else UNSEEN)
+    if most > limit:
+        return f"the witness saw {most // MIB} MiB", ", ".join(words)
     return None, ", ".join(words)
 
 
@@ -224,11 +282,13 @@ def run_cell(cell, place, timeout):
     if "rounds" in native.line:
         record["rounds"] = [native.line["rounds"], sliced.line.get("rounds")]
     record["log"] = sliced.said
+    record["seen"] = sliced.seen
     wrong = wrong or limit_wrong
     if wrong:
         record["slice_results"] = sliced.line.get("results")
         record["slice_output"] = sliced.output[-4000:]
-    return {**record, "state": "red" if wrong else "green", "note": wrong or ""}
+    good = "green" if highest(sliced.seen) else "unwitnessed"
+    return {**record, "state": "red" if wrong else good, "note": wrong or ""}
 
 
 def print_line(record):
@@ -236,7 +296,7 @@ def print_line(record):
         f"{record[key]:6.1f}s" if key in record else "       " for key in ("native_s", "slice_s")
     )
     words = [record.get("limit", ""), record.get("version", ""), record["note"]]
-    print(f"{record['state']:<7} {record['cell']:<22}{times}  {'  '.join(filter(None, words))}",
+    print(f"{record['state']:<11} {record['cell']:<22}{times}  {'  '.join(filter(None, words))}",
           flush=True)  # fmt: skip
 
 
@@ -279,7 +339,8 @@ def table(reports, cells):
               "|---|---|---|---|---|---|"]  # fmt: skip
     for cell in cells:
         number, record = found.get(cell.name, ("", {"state": "not run yet", "note": ""}))
-        state = record["state"] + (f": {record['note']}" if record["note"] else "")
+        state = {"unwitnessed": "green, unwitnessed"}.get(record["state"], record["state"])
+        state += f": {record['note']}" if record["note"] else ""
         text = cell.text + (f" ({record['version']})" if record.get("version") else "")
         numbers = {True: "same", False: "differ"}.get(record.get("same"), "")
         row = [cell.name, text, state, numbers, record.get("limit", ""), number]
@@ -324,11 +385,9 @@ def run_here(options, cells):
     place = CompatPlace(options)
     place.witness = None
     try:
-        place.witness = Witness(place)
-        place.witness.mark()
+        place.witness = Witnesses(place)
     except (OSError, RuntimeError):
         print("no witness: NVML or tests/gpu/watch is not there", flush=True)
-        place.witness = None
     start = time.monotonic()
     try:
         records = run_all(cells, place, options.budget)
@@ -364,10 +423,11 @@ def main():
     counts = {}
     for record in report["cells"]:
         counts[record["state"]] = counts.get(record["state"], 0) + 1
-    words = ", ".join(f"{counts.get(s, 0)} {s}" for s in ("green", "red", "broken", "skipped"))
+    words = ", ".join(f"{counts.get(s, 0)} {s}" for s in STATES)
     print(f"{words} in {report['seconds']:.0f} s on {report['machine']['card']}, driver "
           f"{report['machine']['driver']}")  # fmt: skip
-    return 1 if counts.get("red") or not counts.get("green") else 0
+    bad = counts.get("red") or counts.get("unwitnessed") or not counts.get("green")
+    return 1 if bad else 0
 
 
 if __name__ == "__main__":

@@ -31,6 +31,22 @@ exec "$@"
 """
 
 
+class FakeWitness:
+    """Stands for the readers of NVML: says what it is told to have seen."""
+
+    def __init__(self, seen):
+        self.seen = seen
+
+    def mark(self):
+        pass
+
+    def follow(self, session):
+        pass
+
+    def stop(self):
+        return self.seen
+
+
 class RunnerCase(unittest.TestCase):
     def setUp(self):
         folder = tempfile.TemporaryDirectory()
@@ -44,7 +60,8 @@ class RunnerCase(unittest.TestCase):
             build=self.folder, compat=self.folder, sim=None, memory=1024, sm=50, budget=60
         )
         self.place = matrix.CompatPlace(options)
-        self.place.witness = None
+        self.place.known_gpus = ["GPU-0"]
+        self.place.witness = FakeWitness([{"processes": 900 << 20, "device": 0}])
         self.addCleanup(self.place.close)
 
     def cell(self, native, sliced, name="x/y", **more):
@@ -72,7 +89,7 @@ class Judgement(RunnerCase):
     def test_green(self):
         record = self.run_one(self.prints(GOOD), self.prints({**GOOD, **SEEN}))
         self.assertEqual((record["state"], record["note"]), ("green", ""))
-        self.assertEqual(record["limit"], "1024 MiB shown, 960 MiB granted")
+        self.assertEqual(record["limit"], "1024 MiB shown, 960 MiB granted, highest 900 MiB")
         self.assertEqual((record["version"], record["log"]), ("9.9", "fake log\n"))
 
     def test_numbers_differ(self):
@@ -96,9 +113,21 @@ class Judgement(RunnerCase):
         self.assertEqual(self.state({**GOOD, "pool": 60 << 30})[0], "red")
 
     def test_witness(self):
-        wrong, words = matrix.judge_limit(SEEN, {"processes": 1025 << 20}, 1024 << 20)
+        # Two GPUs: the most on either counts, their sum does not.
+        seen = [{"processes": 700 << 20, "device": 0}, {"processes": 0, "device": 800 << 20}]
+        self.assertEqual(matrix.judge_limit(SEEN, seen, 1024 << 20)[0], None)
+        seen[1]["device"] = 1025 << 20
+        wrong, words = matrix.judge_limit(SEEN, seen, 1024 << 20)
         self.assertEqual(wrong, "the witness saw 1025 MiB")
         self.assertIn("highest 1025 MiB", words)
+
+    def test_witness_that_saw_nothing(self):
+        for witness in (None, FakeWitness([]), FakeWitness([{"processes": 0, "device": 0}])):
+            self.place.witness = witness
+            record = self.run_one(self.prints(GOOD), self.prints({**GOOD, **SEEN}))
+            self.assertEqual((record["state"], record["note"]), ("unwitnessed", ""))
+            self.assertIn("960 MiB granted, by the program alone", record["limit"])
+        self.assertEqual(self.state({**GOOD, "total": 80 << 30})[0], "red")
 
     def test_fails_in_the_slice_alone(self):
         self.assertEqual(self.state({"error": "cudaMalloc"}), ("red", "cudaMalloc"))
@@ -189,11 +218,14 @@ class Table(unittest.TestCase):
 
     def test_later_runs_count_but_skips_do_not(self):
         green = {"cell": "a/1", "state": "green", "note": "", "same": True, "limit": "8 MiB shown"}
+        alone = {**green, "state": "unwitnessed"}
         skip = {"cell": "a/1", "state": "skipped", "note": "needs two GPUs"}
         red = {"cell": "b/2", "state": "red", "note": "the numbers differ", "same": False}
         text = matrix.table([self.report(green), self.report(skip, red)], self.CELLS)
         self.assertIn("| 1 | 2001-02-03 | 1 x C | D | 8 MiB, 50 % of the time |", text)
         self.assertIn("| a/1 | first | green | same | 8 MiB shown | 1 |", text)
+        self.assertIn("| a/1 | first | green, unwitnessed |",
+                      matrix.table([self.report(alone)], self.CELLS))  # fmt: skip
         self.assertIn("| b/2 | second | red: the numbers differ | differ |  | 2 |", text)
 
     def test_document(self):

@@ -20,6 +20,8 @@ uint32_t effective_uid() { return 1000; }
 void yield() { model::fail("a process waits for another one"); }
 ErrnoGuard::ErrnoGuard() : saved_(0) {}
 ErrnoGuard::~ErrnoGuard() {}
+SignalBlock::SignalBlock() {}
+SignalBlock::~SignalBlock() {}
 
 // The time stands still but for those who sleep.
 uint64_t monotonic_ns() {

@@ -18,7 +18,7 @@ KEPT_VARIABLES = ("PATH", "HOME", "LANG", "TERM", "TZ")
 
 class Options:
     """The command line, for the tests to see."""
-    library = bin = source = driver = version = simulated = None
+    library = bin = source = driver = version = simulated = emulator = None
 
 
 def parse_options(description, *extra):
@@ -27,6 +27,8 @@ def parse_options(description, *extra):
     parser.add_argument("--library", type=os.path.abspath, required=True)
     parser.add_argument("--bin", type=pathlib.Path, required=True)
     parser.add_argument("--source", type=pathlib.Path, required=True)
+    # For programs of another processor; it is started without what they preload.
+    parser.add_argument("--emulator", type=str.split, default=[])
     for name in extra:
         parser.add_argument(name)
     _, rest = parser.parse_known_args(namespace=Options)
@@ -91,8 +93,14 @@ class Case(unittest.TestCase):
 
     def run_program(self, name, *arguments, env, timeout=120, **options):
         """Runs a test program to its end -> CompletedProcess, its output as text."""
-        return subprocess.run([Options.bin / name, *map(str, arguments)], env=env, timeout=timeout,
-                              capture_output=True, text=True, stdin=subprocess.DEVNULL, **options)
+        command = [Options.bin / name, *map(str, arguments)]
+        if Options.emulator:
+            linker = [f"{key}={value}" for key, value in env.items() if key.startswith("LD_")]
+            env = {key: value for key, value in env.items() if not key.startswith("LD_")}
+            settings = [word for setting in linker for word in ("-E", setting)]
+            command = [*Options.emulator, *settings, *command]
+        return subprocess.run(command, env=env, timeout=timeout, capture_output=True, text=True,
+                              stdin=subprocess.DEVNULL, **options)
 
     def output_of(self, name, *arguments, env, **options):
         """As run_program, of a run that must succeed and write nothing to stderr -> stdout."""

@@ -1,6 +1,6 @@
 #!/bin/bash
-# The library in the worlds of other C libraries: Debian 11 (glibc 2.31), whose programs and loader
-# are unpacked into the cache, and musl.
+# The library in the worlds of other C libraries: Debian 11 (glibc 2.31) and 10 (2.28, from the archive
+# of retired releases), whose programs and loader are unpacked into the cache, and musl.
 #
 #   old_glibc.sh --library LIB --bin DIR --source DIR --cache DIR
 #
@@ -47,13 +47,14 @@ skip() {
 # Downloads packages of a Debian release and unpacks them into $cache/RELEASE/root, once.
 # unpack RELEASE PACKAGE...
 unpack() {
-  local place=$cache/$1 release=$1
+  local place=$cache/$1 release=$1 mirror=http://deb.debian.org/debian
   shift
+  [ "$release" = buster ] && mirror=http://archive.debian.org/debian
   [ -e "$place/complete" ] && return 0
   command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || return 1
   rm -rf "$place"
   mkdir -p "$place"/{state/lists/partial,cache/archives/partial,deb,root,none}
-  echo "deb http://deb.debian.org/debian $release main" >"$place/sources.list"
+  echo "deb $mirror $release main" >"$place/sources.list"
   cat >"$place/apt.conf" <<END
 Dir::State "$place/state";
 Dir::State::status "/dev/null";
@@ -63,6 +64,7 @@ Dir::Etc::sourceparts "$place/none";
 Dir::Etc::parts "$place/none";
 Acquire::Languages "none";
 Acquire::Retries "0";
+Acquire::Check-Valid-Until "false";
 Acquire::http::Timeout "15";
 APT::Sandbox::User "root";
 END
@@ -167,6 +169,20 @@ try_bullseye() {
   try_chroot
 }
 
+in_buster() {
+  local lib=$cache/buster/root/lib/x86_64-linux-gnu
+  env ${preload:+LD_PRELOAD="$preload"} "$lib/ld-2.28.so" --library-path "$lib" "$@"
+}
+
+# The program of Debian 11 runs there too.
+try_buster() {
+  if [ ! -e "$cache/old_world" ] || ! unpack buster libc6; then
+    skip "Debian 10 cannot be downloaded from archive.debian.org"
+    return
+  fi
+  try "buster" in_buster "$cache/old_world"
+}
+
 # The kernel starts musl's loader under the name that the program gives it.
 in_musl() { env ${preload:+LD_PRELOAD="$preload"} "$@"; }
 
@@ -186,6 +202,7 @@ try_musl() {
 }
 
 try_bullseye
+try_buster
 try_musl
 echo "$passed passed, $failed failed, $skipped skipped"
 [ "$failed" -eq 0 ] || exit 1

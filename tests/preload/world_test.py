@@ -25,6 +25,11 @@ PRELOAD = pathlib.Path("/etc/ld.so.preload")
 CLONE_NEWNS = 0x20000
 MS_BIND, MS_REC, MS_PRIVATE, MNT_DETACH = 4096, 16384, 1 << 18, 2
 HELLO = '#include <stdio.h>\nint main(void) { puts("hello"); return 7; }\n'
+HELLO_32 = """int puts(const char*);
+void exit(int);
+__attribute__((force_align_arg_pointer)) void _start(void) { puts("hello"); exit(7); }
+"""
+LIBC_32 = ("/usr/lib32/libc.so.6", "/usr/lib/i386-linux-gnu/libc.so.6", "/lib/i386-linux-gnu/libc.so.6")
 WARNING = "ERROR: ld.so: object '%s' from /etc/ld.so.preload cannot be preloaded"
 
 
@@ -212,16 +217,52 @@ class Programs(WorldCase):
             self.assertEqual(len(lines), 1, lines)  # the loader's open
             self.assertIn("libsoftmig.so", lines[0])
 
+    def program_of_32_bits(self):
+        """A command that prints hello and ends with 7; gcc and the loader are enough for it."""
+        libc = next((path for path in LIBC_32 if pathlib.Path(path).exists()), None)
+        if libc is None:
+            self.skipTest("no 32-bit programs here: libc6-i386 is not installed")
+        self.needs("gcc")
+        (World.folder / "hello32.c").write_text(HELLO_32)
+        program = World.folder / "bin" / "hello32"
+        done = self.run_one(f"gcc -m32 -fno-stack-protector -fno-pie -no-pie -nostdlib -o {program} "
+                            f"-Wl,-dynamic-linker,/lib/ld-linux.so.2 {World.folder}/hello32.c {libc}")
+        self.assertEqual(done[0], 0, done[2])
+        if self.run_one(str(program))[:2] != (7, b"hello\n"):
+            self.skipTest("this kernel runs no 32-bit programs")
+        return str(program)
+
     def test_programs_of_32_bits(self):
-        (World.folder / "hello.c").write_text(HELLO)
         World.preload()
-        if self.run_one(f"gcc -m32 {World.folder}/hello.c -o h && ./h")[0] != 7:
-            self.skipTest("no 32-bit programs here")
+        program = self.program_of_32_bits()
         World.preload(World.library)
-        status, output, errors = self.run_one(f"gcc -m32 {World.folder}/hello.c -o h && ./h")
+        status, output, errors = self.run_one(program)
         self.assertEqual((status, output), (7, b"hello\n"))
-        self.assertEqual(errors.count(b"\n"), 1)  # the loader's warning; $LIB avoids it
+        self.assertEqual(errors.count(b"\n"), 1)  # the loader's warning
         self.assertIn((WARNING % World.library).encode(), errors)
+
+    def test_a_line_that_suits_programs_of_32_bits_too(self):
+        # As docs/installation.md has it: $LIB, and a library without anything in it.
+        World.preload()
+        program = self.program_of_32_bits()
+        for name in ("lib64", "lib/x86_64-linux-gnu"):
+            self.link(World.library, World.folder / "both" / name)
+        stub = World.folder / "lib" / "empty32.so"
+        done = self.run_one(f"gcc -m32 -shared -nostdlib -o {stub} -x c /dev/null")
+        self.assertEqual(done[0], 0, done[2])
+        for name in ("lib", "lib32", "lib/i386-linux-gnu"):
+            self.link(stub, World.folder / "both" / name)
+        World.preload(World.folder / "both" / "$LIB" / "libsoftmig.so")
+        self.assertEqual(self.run_one(program), (7, b"hello\n", b""))
+        status, maps, errors = self.run_one("cat /proc/self/maps")
+        self.assertEqual((status, errors), (0, b""))
+        self.assertIn(b"libsoftmig.so", maps)
+
+    @staticmethod
+    def link(target, folder):
+        """Makes folder/libsoftmig.so."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "libsoftmig.so").symlink_to(target)
 
     def test_a_missing_library_is_only_a_warning(self):
         missing = World.folder / "lib" / "gone.so"

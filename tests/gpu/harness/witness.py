@@ -5,9 +5,10 @@ import subprocess
 
 
 class Witness:
-    def __init__(self, place, hz=200, sim=None):
+    def __init__(self, place, hz=200, sim=None, device="0"):
+        """`device`: NVML's number of the card to watch, or its UUID."""
         self.process = subprocess.Popen(
-            [place.program("watch"), "--hz", str(hz)],
+            [place.program("watch"), "--hz", str(hz), "--device", str(device)],
             env=place.bare_environment(sim),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

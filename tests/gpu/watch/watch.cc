@@ -1,6 +1,6 @@
-// watch [--device N] [--hz H]             commands on standard input: mark, follow SID, stop
-// watch [--device N] [--hz H] -- CMD...   marks, runs CMD in a session of its own, follows it,
-// stops
+// watch [--device WHICH] [--hz H]             commands on standard input: mark, follow SID, stop
+// watch [--device WHICH] [--hz H] -- CMD...   marks, runs CMD in a session of its own, follows it,
+// stops. WHICH: NVML's number of the device, or its UUID.
 //
 // The impartial witness: reads NVML with nothing preloaded, from outside the slice, and remembers
 // the highest figures. A process belongs to whom we follow if its session is the one given; it
@@ -29,8 +29,14 @@ namespace {
 
 class Card {
  public:
-  bool open(unsigned int index) {
-    return nvml_.open() && nvml_.nvmlDeviceGetHandleByIndex_v2(index, &device_) == NVML_SUCCESS;
+  bool open(const std::string& which) {
+    if (!nvml_.open()) return false;
+    const bool is_number = which.find_first_not_of("0123456789") == std::string::npos;
+    const nvmlReturn_t found = is_number
+                                   ? nvml_.nvmlDeviceGetHandleByIndex_v2(
+                                         static_cast<unsigned int>(std::stoul(which)), &device_)
+                                   : nvml_.nvmlDeviceGetHandleByUUID(which.c_str(), &device_);
+    return found == NVML_SUCCESS;
   }
   uint64_t used() const {
     nvmlMemory_t memory{};
@@ -182,25 +188,25 @@ int main(int argc, char** argv) {
     execv("/proc/self/exe", argv);
     return 1;
   }
-  unsigned int device = 0;
+  std::string device = "0";
   double hz = 200;
   char** command = nullptr;
   for (int i = 1; i < argc && command == nullptr; ++i) {
     const std::string argument = argv[i];
     if (argument == "--device" && i + 1 < argc)
-      device = static_cast<unsigned int>(std::atoi(argv[++i]));
+      device = argv[++i];
     else if (argument == "--hz" && i + 1 < argc)
       hz = std::atof(argv[++i]);
     else if (argument == "--" && i + 1 < argc)
       command = argv + i + 1;
     else {
-      std::fprintf(stderr, "usage: watch [--device N] [--hz H] [-- CMD...]\n");
+      std::fprintf(stderr, "usage: watch [--device WHICH] [--hz H] [-- CMD...]\n");
       return 2;
     }
   }
   Card card;
   if (!card.open(device)) {
-    std::fprintf(stderr, "watch: no NVML, or no device %u\n", device);
+    std::fprintf(stderr, "watch: no NVML, or no device %s\n", device.c_str());
     return 1;
   }
   Watch watch(&card);
