@@ -5,7 +5,7 @@
 
 T: seconds since 1970; without them the last five minutes. S: seconds between two points, at least those
 between two scrapes. Variables of the dashboard stand at "All". Bands of panels are as high as their legends
-need. Knows the types, units and calculations that data/dashboard.json uses, and fails on others.
+need. Its <desc> has the dashboard and the names of what was drawn. Knows the types, units and calculations that data/dashboard.json uses, and fails on others.
 """
 
 import argparse
@@ -24,7 +24,7 @@ PAGE, PANEL, EDGE, TEXT, DIM, LINK = "#111217", "#181b1f", "#2b2d33", "#ccccdc",
 GRID, FIELD, GOOD = "#26282d", "#0c0d11", "#73bf69"
 COLOURS = ("#73bf69", "#f2cc0c", "#8ab8ff", "#ff780a", "#f2495c", "#5794f2", "#b877d9", "#c0d8ff", "#37872d",
            "#fade2a", "#ffa6b0", "#8f3bb8", "#96d98d", "#e0b400", "#c15c17")
-WIDTH, MARGIN, GAP, HEAD, ROW = 1100, 12, 8, 46, 30
+WIDTH, MARGIN, GAP, HEAD, ROW = 960, 12, 8, 46, 30
 TITLE, AXIS, LINE, PLOT = 34, 20, 17, 112
 FONT = 11
 # Of characters in parts of the font's size; DejaVu Sans, the widest of the fonts that are asked for.
@@ -304,6 +304,14 @@ def legend_height(panel, series):
     return LINE * (1 + len(series)) + 8
 
 
+def words_of(board, series):
+    """All that a picture of these names depends on but figures and times."""
+    shown = {f"{panel['id']} {panel['title']}": [name for name, _ in series[panel["id"]]]
+             for panel in board["panels"] if panel["id"] in series}
+    kept = {key: value for key, value in board.items() if key not in ("version", "time", "refresh")}
+    return json.dumps({"shown": shown, "dashboard": kept}, indent=1, sort_keys=True)
+
+
 def draw(board, series, begin, end, step):
     """The SVG. series: {id of a panel: [(name, [(time, value)])]}."""
     picture = Picture(begin, end, step)
@@ -328,6 +336,7 @@ def draw(board, series, begin, end, step):
     return "\n".join([
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height:.0f}" '
         f'viewBox="0 0 {WIDTH} {height:.0f}" font-family="DejaVu Sans, Verdana, sans-serif">',
+        f'<desc>{escape(words_of(board, series))}</desc>',
         f'<rect width="{WIDTH}" height="{height:.0f}" fill="{PAGE}"/>', *picture.parts, "</svg>"]) + "\n"
 
 

@@ -11,26 +11,42 @@ CHANNELS = {2: 3, 3: 1, 6: 4}
 EXACT, ALIKE = 64, 300
 
 
-def read(path):
-    """Lines of (red, green, blue, alpha). Fails on what is broken, interlaced, or of another depth."""
+# Head of a text chunk: its keyword, packed, of no language (PNG specification, 11.3.3.4).
+ABOUT = b"Description\0\1\0\0\0"
+
+
+def _chunks(path):
     data = path.read_bytes()
     if not data.startswith(SIGNATURE):
         raise ValueError(f"{path}: no PNG")
-    at, packed, palette = len(SIGNATURE), b"", []
+    at = len(SIGNATURE)
     while at < len(data):
         length, kind = struct.unpack_from(">I4s", data, at)
         body = data[at + 8:at + 8 + length]
         if zlib.crc32(kind + body) != struct.unpack_from(">I", data, at + 8 + length)[0]:
             raise ValueError(f"{path}: wrong sum of {kind}")
+        yield kind, body
+        at += 12 + length
+
+
+def about(path):
+    """The text that write() was given."""
+    return next((zlib.decompress(body[len(ABOUT):]).decode() for kind, body in _chunks(path)
+                 if kind == b"iTXt" and body.startswith(ABOUT)), "")
+
+
+def read(path):
+    """Lines of (red, green, blue, alpha). Fails on what is broken, interlaced, or of another depth."""
+    packed, palette = b"", []
+    for kind, body in _chunks(path):
         if kind == b"IHDR":
             width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", body)
         elif kind == b"PLTE":
-            palette = [(*body[i:i + 3], 255) for i in range(0, length, 3)]
+            palette = [(*body[i:i + 3], 255) for i in range(0, len(body), 3)]
         elif kind == b"tRNS":
-            palette = [(*entry[:3], alpha) for entry, alpha in zip(palette, body)] + palette[length:]
+            palette = [(*entry[:3], alpha) for entry, alpha in zip(palette, body)] + palette[len(body):]
         elif kind == b"IDAT":
             packed += body
-        at += 12 + length
     if depth != 8 or interlaced or colour not in CHANNELS:
         raise ValueError(f"{path}: depth {depth}, colour type {colour}, interlaced {interlaced}")
     size = CHANNELS[colour]
@@ -66,8 +82,9 @@ def _unfiltered(kind, row, above, size):
     return bytes(row)
 
 
-def write(path, lines):
-    """With at most 256 colours: the most frequent, and those unlike them. Others become the nearest of these."""
+def write(path, lines, words):
+    """With at most 256 colours: the most frequent, and those unlike them. Others become the nearest of these.
+    words: what the picture shows."""
     counted = collections.Counter(pixel for line in lines for pixel in line)
     palette, index = [], {}
     for pixel, _ in counted.most_common():
@@ -78,6 +95,7 @@ def write(path, lines):
         index[pixel] = at
     stored = b"".join(b"\0" + bytes([index[pixel] for pixel in line]) for line in lines)
     chunks = ((b"IHDR", struct.pack(">IIBBBBB", len(lines[0]), len(lines), 8, 3, 0, 0, 0)),
+              (b"iTXt", ABOUT + zlib.compress(words.encode(), 9)),
               (b"PLTE", b"".join(bytes(pixel[:3]) for pixel in palette)),
               (b"tRNS", bytes(pixel[3] for pixel in palette)),
               (b"IDAT", zlib.compress(stored, 9)), (b"IEND", b""))
