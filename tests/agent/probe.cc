@@ -1,7 +1,7 @@
 // What the tests of the agent run as programs of jobs, honest and not.
 //
 //   probe region PATH UID        makes the region of a job
-//   probe hold MIB [SECONDS]     takes GPU memory and waits; after so many seconds it ends as programs do
+//   probe hold MIB [SECONDS]     takes GPU memory and waits, or ends after so long
 //   probe busy US GAP            runs kernels of US us with GAP us between them
 //   probe bomb COUNT MIB         COUNT processes that hold
 //   probe detach MIB             holds in a session of its own, two forks away
