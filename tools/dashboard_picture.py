@@ -5,7 +5,8 @@
 
 T: seconds since 1970; without them the last five minutes. S: seconds between two points, at least those
 between two scrapes. Variables of the dashboard stand at "All". Bands of panels are as high as their legends
-need. Its <desc> has the dashboard and the names of what was drawn. Knows the types, units and calculations that data/dashboard.json uses, and fails on others.
+need. <desc> has the dashboard and the names of what was drawn. Knows the types, units and calculations that
+data/dashboard.json uses, and fails on others.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 #!/bin/bash
-# Draws softmig status and top as they stand at a terminal of a simulated L40S with jobs of three users, one of
-# them near his limit and one above it: BUILD/screens/{status,top,top-wide}.svg. tests/agent/screens_test.py makes
+# Draws softmig status and top as they stand at a terminal of a simulated L40S with jobs of three users, one
+# near his limit and one above it: BUILD/screens/{status,top,top-wide}.svg. tests/agent/screens_test.py makes
 # the PNG of docs/images of them.
 #
 #   screens.sh [BUILD]      as root; ./build is the default

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes the pictures of docs/images: the dashboard from what a real Prometheus scraped of a simulated node
-with the jobs of four users, and softmig status and top at a terminal. They stay in build/screens. Fails if those
-of docs/images show another dashboard, or other words."""
+with the jobs of four users, and softmig status and top at a terminal. They stay in build/screens. Fails if
+those of docs/images show another dashboard, or other words."""
 
 import pathlib
 import re
@@ -26,7 +26,8 @@ SECONDS = 15
 
 def still(words):
     """A terminal's text without what moves: figures and bars."""
-    return "\n".join(" ".join(line.split()) for line in re.sub(r"[\d.]+", "#", words).replace("|", "").splitlines())
+    rest = re.sub(r"[\d.]+", "#", words).replace("|", "")
+    return "\n".join(" ".join(line.split()) for line in rest.splitlines())
 
 
 class Pictures:
