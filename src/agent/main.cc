@@ -11,6 +11,7 @@
 #include <exception>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "agent/agent.h"
 #include "agent/log.h"
@@ -35,7 +36,7 @@ class Server {
     if (exposer_ != nullptr || address_.empty() || Clock::now() < next_try_) return;
     next_try_ = Clock::now() + kPause;
     try {
-      exposer_ = std::make_unique<prometheus::Exposer>(address_, 1);
+      exposer_ = std::make_unique<prometheus::Exposer>(options());
       exposer_->RegisterCollectable(board);
       if (!failure_.empty()) say(Weight::kNotice, fmt::format("metrics on {}", address_));
       failure_.clear();
@@ -50,6 +51,12 @@ class Server {
  private:
   using Clock = std::chrono::steady_clock;
   static constexpr std::chrono::seconds kPause{3};  // between two tries
+
+  // Any user of the node may connect and say nothing: that occupies a thread for a second.
+  std::vector<std::string> options() const {
+    return {"listening_ports", address_, "num_threads", "8", "request_timeout_ms", "1000"};
+  }
+
   std::string address_, failure_;
   Clock::time_point next_try_;
   std::unique_ptr<prometheus::Exposer> exposer_;

@@ -54,6 +54,21 @@ class Metrics(node.Node):
                                stderr=subprocess.STDOUT, check=False)
         self.assertEqual((check.returncode, check.stdout), (0, b""))
 
+    def test_alerts_of_the_documents(self):
+        if not shutil.which("promtool"):
+            self.skipTest("promtool is not there")
+        words = (SOURCE / "docs" / "operations.md").read_text()
+        rules = self.folder / "rules.yml"
+        rules.write_text(next(block for block in re.findall(r"```yaml\n(.*?)```", words, re.S)
+                              if block.startswith("groups:")))
+        check = subprocess.run(["promtool", "check", "rules", rules], stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, text=True, check=False)
+        self.assertEqual(check.returncode, 0, check.stdout)
+        known = {name for name, _ in self.metrics()}
+        asked = set(re.findall(r"(?:softmig|slurm_job)_\w+", rules.read_text()))
+        self.assertGreater(len(asked), 3)
+        self.assertEqual(asked - known, set())
+
     def test_a_real_prometheus(self):
         if not shutil.which("prometheus"):
             self.skipTest("prometheus is not there")
@@ -96,6 +111,15 @@ scrape_configs:
         sockets = subprocess.run(["ss", "-ltnH"], stdout=subprocess.PIPE, text=True, check=False).stdout
         own = [line.split()[3] for line in sockets.splitlines() if f":{self.port} " in line]
         self.assertEqual(own, [f"127.0.0.1:{self.port}"])
+
+    def test_a_user_who_connects_and_says_nothing_hides_nothing(self):
+        for _ in range(16):
+            silent = socket.create_connection(("127.0.0.1", self.port))
+            self.addCleanup(silent.close)
+        begin = time.monotonic()
+        urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=30).read()
+        # A Prometheus waits for 10 s.
+        self.assertLess(time.monotonic() - begin, 6)
 
 
 class TakenPort(node.Node):
