@@ -26,8 +26,8 @@ SECONDS = 15
 
 def still(words):
     """A terminal's text without what moves: figures and bars."""
-    rest = re.sub(r"[\d.]+", "#", words).replace("|", "")
-    return "\n".join(" ".join(line.split()) for line in rest.splitlines())
+    rest = re.sub(r"\[[| ]*", "[", re.sub(r"[\d.]+", "#", words))
+    return "\n".join(" ".join(line.split()) for line in rest.replace("|", "").splitlines())
 
 
 class Pictures:
