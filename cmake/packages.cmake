@@ -55,6 +55,7 @@ if(TARGET softmigd)
     install(FILES ${sm_packaging}/softmigd.service DESTINATION lib/systemd/system COMPONENT node)
   endif()
 endif()
+install(FILES data/dashboard.json DESTINATION share/doc/softmig/examples COMPONENT node)
 
 # softmig-controller and softmig-client: each has the rules, and needs nothing of the other.
 install(FILES slurm/job_submit_softmig.lua slurm/softmig_rules.lua

@@ -13,7 +13,8 @@ shopt -s inherit_errexit
 
 build=(cmake make g++ python3 libcli11-dev libfmt-dev nlohmann-json3-dev libncurses-dev libgtest-dev
   libgmock-dev libbenchmark-dev)
-tests=(bats binutils libc6-i386 util-linux procps mandoc curl python3-pip clang-14 libclang-rt-14-dev)
+tests=(bats binutils libc6-i386 util-linux procps mandoc curl python3-pip clang-14 libclang-rt-14-dev
+  fonts-dejavu-core librsvg2-bin)
 # What the tests of the Slurm side call; without them those tests are skipped.
 slurm=(lua-busted lua5.1 lua5.2 lua5.3 lua5.4 slurmctld slurmd slurm-client
   slurm-wlm-basic-plugins munge iproute2)

@@ -210,6 +210,7 @@ class Screen:
             f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height}" '
             f'viewBox="0 0 {width:.0f} {height}" font-size="{FONT}" '
             'font-family="DejaVu Sans Mono, Menlo, Consolas, monospace">',
+            f'<desc>{escape(self.text().rstrip())}</desc>',
             f'<rect width="{width:.0f}" height="{height}" rx="8" fill="{BACKGROUND}"/>',
             *(f'<circle cx="{18 + 18 * i}" cy="16" r="5" fill="{colour}"/>'
               for i, colour in enumerate(("#e5534b", "#c69026", "#57ab5a"))),

@@ -4,11 +4,14 @@
 
 #include <CLI/CLI.hpp>
 #include <atomic>
+#include <chrono>
 #include <csignal>
 #include <cstdlib>
 #include <ctime>
 #include <exception>
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "agent/agent.h"
 #include "agent/log.h"
@@ -20,29 +23,43 @@ volatile std::sig_atomic_t g_ended = 0;
 
 void on_signal(int) { g_ended = 1; }
 
-// Serves the metrics where the site wants them; the agent goes on without.
+// Serves the metrics where the site wants them; the agent goes on without, and tries again.
 class Server {
  public:
   void follow(const std::string& address, const std::shared_ptr<Board>& board) {
-    if (address == address_ && (exposer_ != nullptr || address.empty() || --wait_ > 0)) return;
-    wait_ = kWait;
-    exposer_.reset();
-    address_ = address;
-    if (address.empty()) return;
+    if (address != address_) {
+      exposer_.reset();
+      address_ = address;
+      failure_.clear();
+      next_try_ = {};
+    }
+    if (exposer_ != nullptr || address_.empty() || Clock::now() < next_try_) return;
+    next_try_ = Clock::now() + kPause;
     try {
-      exposer_ = std::make_unique<prometheus::Exposer>(address, 1);
+      exposer_ = std::make_unique<prometheus::Exposer>(options());
       exposer_->RegisterCollectable(board);
+      if (!failure_.empty()) say(Weight::kNotice, fmt::format("metrics on {}", address_));
+      failure_.clear();
     } catch (const std::exception& error) {
       exposer_.reset();
-      say(Weight::kError, fmt::format("no metrics on {}: {}", address, error.what()));
+      if (failure_ == error.what()) return;  // said once
+      failure_ = error.what();
+      say(Weight::kError, fmt::format("no metrics on {}: {}", address_, failure_));
     }
   }
 
  private:
-  static constexpr int kWait = 30;  // looks between two tries
-  std::string address_;
+  using Clock = std::chrono::steady_clock;
+  static constexpr std::chrono::seconds kPause{3};  // between two tries
+
+  // Any user of the node may connect and say nothing: that occupies a thread for a second.
+  std::vector<std::string> options() const {
+    return {"listening_ports", address_, "num_threads", "8", "request_timeout_ms", "1000"};
+  }
+
+  std::string address_, failure_;
+  Clock::time_point next_try_;
   std::unique_ptr<prometheus::Exposer> exposer_;
-  int wait_ = 0;
 };
 
 void sleep_ns(uint64_t duration) {

@@ -22,11 +22,17 @@ struct Section {
   const char* name;
   Findings (*check)(const Node&);
 };
-constexpr Section kSections[] = {{"library", check_library},       {"preload", check_preload},
-                                 {"folders", check_folders},       {"driver", check_driver},
-                                 {"nvidia-smi", check_nvidia_smi}, {"slurm", check_slurm},
-                                 {"shards", check_shards},         {"escapes", check_escapes},
-                                 {"containers", check_containers}, {"job", check_job}};
+constexpr Section kSections[] = {{"library", check_library},
+                                 {"preload", check_preload},
+                                 {"folders", check_folders},
+                                 {"driver", check_driver},
+                                 {"nvidia-smi", check_nvidia_smi},
+                                 {"slurm", check_slurm},
+                                 {"shards", check_shards},
+                                 {"escapes", check_escapes},
+                                 {"containers", check_containers},
+                                 {"agent", check_agent},
+                                 {"job", check_job}};
 
 // Where slurmd keeps it: its own copy if it asks the controller for it.
 std::string usual_slurm_conf() {

@@ -32,6 +32,7 @@ Findings check_slurm(const Node& node);
 Findings check_shards(const Node& node);
 Findings check_escapes(const Node& node);
 Findings check_containers(const Node& node);
+Findings check_agent(const Node& node);
 Findings check_job(const Node& node);
 
 // "644, owner 0"

@@ -100,7 +100,7 @@ std::string find_simulator(const std::string& cuda) {
   }
   throw Failure("the simulated GPU for CUDA " + cuda + " was not found beside " + own_path() +
                     " or in ../lib/softmig",
-                "build it with make");
+                "the packages have none: build the sources, then build/softmig has it");
 }
 
 }  // namespace softmig::cli

@@ -5,6 +5,7 @@ dashboard whose every query has an answer."""
 import json
 import re
 import shutil
+import socket
 import subprocess
 import time
 import urllib.parse
@@ -49,11 +50,24 @@ class Metrics(node.Node):
         if not shutil.which("promtool"):
             self.skipTest("promtool is not there")
         page = urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5).read()
-        # What the server adds about itself is not ours.
-        own = b"\n".join(line for line in page.splitlines() if b"exposer_" not in line) + b"\n"
-        check = subprocess.run(["promtool", "check", "metrics"], input=own, stdout=subprocess.PIPE,
+        check = subprocess.run(["promtool", "check", "metrics"], input=page, stdout=subprocess.PIPE,
                                stderr=subprocess.STDOUT, check=False)
         self.assertEqual((check.returncode, check.stdout), (0, b""))
+
+    def test_alerts_of_the_documents(self):
+        if not shutil.which("promtool"):
+            self.skipTest("promtool is not there")
+        words = (SOURCE / "docs" / "operations.md").read_text()
+        rules = self.folder / "rules.yml"
+        rules.write_text(next(block for block in re.findall(r"```yaml\n(.*?)```", words, re.S)
+                              if block.startswith("groups:")))
+        check = subprocess.run(["promtool", "check", "rules", rules], stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, text=True, check=False)
+        self.assertEqual(check.returncode, 0, check.stdout)
+        known = {name for name, _ in self.metrics()}
+        asked = set(re.findall(r"(?:softmig|slurm_job)_\w+", rules.read_text()))
+        self.assertGreater(len(asked), 3)
+        self.assertEqual(asked - known, set())
 
     def test_a_real_prometheus(self):
         if not shutil.which("prometheus"):
@@ -97,6 +111,29 @@ scrape_configs:
         sockets = subprocess.run(["ss", "-ltnH"], stdout=subprocess.PIPE, text=True, check=False).stdout
         own = [line.split()[3] for line in sockets.splitlines() if f":{self.port} " in line]
         self.assertEqual(own, [f"127.0.0.1:{self.port}"])
+
+    def test_a_user_who_connects_and_says_nothing_hides_nothing(self):
+        for _ in range(16):
+            silent = socket.create_connection(("127.0.0.1", self.port))
+            self.addCleanup(silent.close)
+        begin = time.monotonic()
+        urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=30).read()
+        # A Prometheus waits for 10 s.
+        self.assertLess(time.monotonic() - begin, 6)
+
+
+class TakenPort(node.Node):
+    def test_is_had_once_it_is_free(self):
+        with socket.socket() as other:
+            other.bind(("127.0.0.1", self.port))
+            other.listen()
+            self.start_agent(first_look=False)
+            self.until(lambda: "no metrics on" in self.said(), 10, "the first try")
+            time.sleep(4)
+            self.assertEqual(self.said().count("no metrics on"), 1, self.said())
+        self.until(lambda: self.value("softmig_agent_looks_total") >= 1, 5, "the page")
+        self.assertEqual(self.said().count("no metrics on"), 1, self.said())
+        self.assertEqual(self.said().count(f"metrics on 127.0.0.1:{self.port}\n"), 1, self.said())
 
 
 if __name__ == "__main__":

@@ -241,7 +241,7 @@ class Node(unittest.TestCase):
     # --- the agent
 
     @classmethod
-    def start_agent(cls, *options):
+    def start_agent(cls, *options, first_look=True):
         environment = cls.sim_environment() | {"SOFTMIG_SIM_FAULT": f"@{cls.faults}"} | cls.environment
         environment["PATH"] = f"{cls.folder}:{environment['PATH']}"
         if LIBRARIES:
@@ -251,7 +251,8 @@ class Node(unittest.TestCase):
                                           *cls.options], env=environment, stdin=subprocess.DEVNULL,
                                          stdout=output, stderr=output)
         atexit.register(cls.agent.kill)
-        cls.until(lambda: cls.value("softmig_agent_looks_total") >= 1, 10, "the first look")
+        if first_look:
+            cls.until(lambda: cls.value("softmig_agent_looks_total") >= 1, 10, "the first look")
 
     @classmethod
     def stop_agent(cls):

@@ -1,7 +1,7 @@
 // What the tests of the agent run as programs of jobs, honest and not.
 //
 //   probe region PATH UID        makes the region of a job
-//   probe hold MIB               takes GPU memory and waits
+//   probe hold MIB [SECONDS]     takes GPU memory and waits, or ends after so long
 //   probe busy US GAP            runs kernels of US us with GAP us between them
 //   probe bomb COUNT MIB         COUNT processes that hold
 //   probe detach MIB             holds in a session of its own, two forks away
@@ -54,6 +54,7 @@ struct Cuda {
   X(cuInit)              \
   X(cuDeviceGet)         \
   X(cuCtxCreate_v2)      \
+  X(cuCtxDestroy_v2)     \
   X(cuMemAlloc_v2)       \
   X(cuMemFree_v2)        \
   X(cuModuleLoadData)    \
@@ -70,7 +71,6 @@ struct Cuda {
   }
   int context() {
     CUdevice device = 0;
-    CUcontext made = nullptr;
     CUresult result = cuInit(0);
     const char* ordinal = std::getenv("PROBE_DEVICE");
     if (result == CUDA_SUCCESS) {
@@ -83,6 +83,8 @@ struct Cuda {
     CUdeviceptr address = 0;
     return mib == 0 ? 0 : static_cast<int>(cuMemAlloc_v2(&address, mib << 20));
   }
+
+  CUcontext made = nullptr;
 };
 
 [[noreturn]] void stay(int error) {
@@ -96,11 +98,15 @@ struct Cuda {
   for (;;) pause();
 }
 
-[[noreturn]] void hold(unsigned long mib) {
+[[noreturn]] void hold(unsigned long mib, unsigned long seconds) {
   Cuda cuda;
   int error = cuda.context();
   if (error == 0) error = cuda.take(mib);
-  stay(error);
+  if (error != 0 || seconds == 0) stay(error);
+  std::printf("ok %d\n", static_cast<int>(getpid()));
+  std::fflush(stdout);
+  sleep(static_cast<unsigned>(seconds));
+  std::exit(static_cast<int>(cuda.cuCtxDestroy_v2(cuda.made)));
 }
 
 [[noreturn]] void busy(unsigned long us, unsigned long gap) {
@@ -125,7 +131,7 @@ struct Cuda {
 
 [[noreturn]] void bomb(int count, unsigned long mib) {
   for (int i = 0; i < count; i++) {
-    if (fork() == 0) hold(mib);
+    if (fork() == 0) hold(mib, 0);
   }
   std::printf("ok %d\n", static_cast<int>(getpid()));
   std::fflush(stdout);
@@ -136,7 +142,7 @@ struct Cuda {
   if (fork() != 0) _exit(0);
   setsid();
   if (fork() != 0) _exit(0);
-  hold(mib);
+  hold(mib, 0);
 }
 
 [[noreturn]] void exec_without(char* self, char* mib) {
@@ -241,7 +247,7 @@ int main(int count, char** words) {
     return softmig::job::create_region_file(words[2], static_cast<uint32_t>(second),
                                             static_cast<uint32_t>(second));
   }
-  if (verb == "hold") hold(first);
+  if (verb == "hold") hold(first, second);
   if (verb == "busy") busy(first, second);
   if (verb == "bomb") bomb(static_cast<int>(first), second);
   if (verb == "detach") detach(first);

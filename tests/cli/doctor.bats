@@ -208,6 +208,21 @@ finds() {
   finds "ok       containers  enroot binds the library into containers"
 }
 
+@test "the agent runs, does not, or runs twice" {
+  node
+  finds "0 to think about" # an image has no processes
+  [[ "$output" != *" agent "* ]]
+  mkdir "$node/proc/1" "$node/proc/20" "$node/proc/300"
+  echo init >"$node/proc/1/comm"
+  echo softmigd >"$node/proc/20/comm"
+  chown 5001 "$node/proc/20"
+  finds "note     agent       softmigd is not seen"
+  chown 0 "$node/proc/20"
+  finds "ok       agent       softmigd runs, process 20"
+  cp "$node/proc/20/comm" "$node/proc/300/comm"
+  finds "warning  agent       2 of softmigd run"
+}
+
 @test "in a job: its limits, or why there are none" {
   with_empty_run '
     chmod 755 /run/softmig

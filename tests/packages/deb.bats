@@ -31,6 +31,13 @@ spoiled() {
   [ "$output" = "" ]
 }
 
+@test "a node's examples are those that its README names" {
+  run -0 dpkg-deb -c "$now"/softmig_*.deb
+  for example in dashboard.json slurm.conf.example softmig.conf.example; do
+    [[ "$output" == *"/doc/softmig/examples/$example"* ]] || { echo "$example" && return 1; }
+  done
+}
+
 @test "three packages, each with what its machines need" {
   for package in softmig softmig-controller softmig-client; do
     dpkg-deb -f "$now/$package"_*.deb Package Architecture
