@@ -68,6 +68,7 @@ int main_of(int argc, char** argv) {
   app.add_option("--config", options.site_config, "What the site decides");
   app.add_option("--nvml", options.nvml, "The driver's management library");
   app.add_option("--cgroups", options.cgroups, "Where cgroups of version 2 are mounted");
+  app.add_option("--devices", options.devices, "How the names of the driver's device files begin");
   app.set_version_flag("--version", options.version);
   CLI11_PARSE(app, argc, argv);
   if (geteuid() != 0) {
