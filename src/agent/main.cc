@@ -80,6 +80,7 @@ int main_of(int argc, char** argv) {
   sigaction(SIGTERM, &action, nullptr);
   sigaction(SIGINT, &action, nullptr);
   signal(SIGPIPE, SIG_IGN);
+  signal(SIGHUP, SIG_IGN);  // files are read again when they change
   run(std::move(options));
   // Threads that wait for the driver may never end.
   std::fflush(nullptr);
