@@ -9,6 +9,8 @@
 #include <ctime>
 #include <exception>
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "agent/agent.h"
 #include "agent/log.h"
@@ -30,7 +32,9 @@ class Server {
     address_ = address;
     if (address.empty()) return;
     try {
-      exposer_ = std::make_unique<prometheus::Exposer>(address, 1);
+      // Everybody on the node can connect and say nothing.
+      exposer_ = std::make_unique<prometheus::Exposer>(std::vector<std::string>{
+          "listening_ports", address, "num_threads", kThreads, "request_timeout_ms", kPatienceMs});
       exposer_->RegisterCollectable(board);
     } catch (const std::exception& error) {
       exposer_.reset();
@@ -40,6 +44,7 @@ class Server {
 
  private:
   static constexpr int kWait = 30;  // looks between two tries
+  static constexpr const char *kThreads = "16", *kPatienceMs = "1000";
   std::string address_;
   std::unique_ptr<prometheus::Exposer> exposer_;
   int wait_ = 0;

@@ -5,6 +5,8 @@ root's processes in jobs, files that cannot be read, users who fill ledgers, jou
 import os
 import re
 import shutil
+import signal
+import socket
 import struct
 import subprocess
 import time
@@ -191,6 +193,26 @@ class Crowds(node.Node):
             time.sleep(0.03)
         self.until(lambda: self.value("softmig_actions_total", action="kill") >= kills + 50, 15, "kills")
         self.assertLessEqual(len(re.findall("job 9144: ", self.said())), 41)
+
+
+class Connections(node.Node):
+    def test_clients_that_say_nothing(self):
+        """Anybody on the node can connect: Prometheus, which waits ten seconds, is answered all the same."""
+        self.start_agent()
+        silent = [socket.create_connection(("127.0.0.1", self.port), timeout=5) for _ in range(40)]
+        begin = time.monotonic()
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=10) as page:
+            self.assertIn(b"softmig_agent_looks_total", page.read())
+        print(f"(answered after {time.monotonic() - begin:.1f} s beside {len(silent)} silent clients)")
+        for client in silent:
+            client.close()
+
+    def test_hangup_is_no_end(self):
+        if self.agent is None:
+            self.start_agent()
+        self.agent.send_signal(signal.SIGHUP)
+        looks = self.value("softmig_agent_looks_total")
+        self.until(lambda: self.value("softmig_agent_looks_total") > looks, 10, "it goes on")
 
 
 class Cancels(node.Node):
