@@ -35,6 +35,7 @@ constexpr uint64_t kBusyNs = 2 * kSecond;
 constexpr auto kPatience = std::chrono::milliseconds(1500);
 constexpr uint64_t kAccountsNs = 5 * kSecond;
 constexpr int kAccountTries = 12;
+constexpr uint64_t kLivingNs = 2 * kSecond;
 constexpr size_t kMostAccount = 64;
 constexpr size_t kMostVerdicts = 1024;
 constexpr uint32_t kPidMask = 0x3fffff;  // of a slot's owner
@@ -149,6 +150,7 @@ void Agent::add_processes(const DeviceLook& device, uint32_t index, uint64_t now
     process.device = index;
     process.alive = who.alive;
     process.job_ended = jobs_.has_ended(who.job);
+    process.no_config = who.job != 0 && jobs_.find(who.job) == nullptr;
     process.bytes_known = listed.known;
     process.bytes = listed.bytes;
     for (const host::NvmlBusy& busy : device.busy_processes) {
@@ -186,6 +188,35 @@ void Agent::add_slices(const DeviceLook& device, uint32_t index, Facts* facts) {
   }
 }
 
+// Asked only where it matters, since it means to look at all of /proc.
+void Agent::find_deserted(const DriverLook& driver, uint64_t now_ns, Facts* facts) {
+  for (uint32_t i = 0; i < facts->devices.size(); i++) {
+    const auto matters = [&](const policy::GpuProcess& process) {
+      return process.device == i && process.no_config && !process.job_ended;
+    };
+    if (!facts->devices[i].sliced ||
+        std::none_of(facts->processes.begin(), facts->processes.end(), matters)) {
+      continue;
+    }
+    find_living_jobs(now_ns);
+    facts->devices[i].deserted =
+        std::none_of(jobs_.jobs().begin(), jobs_.jobs().end(), [&](const auto& item) {
+          bool named = false;
+          item.second.place_of(driver.devices[i].key, &named);
+          return named && item.second.sliced() && living_jobs_.contains(item.first);
+        });
+  }
+}
+
+void Agent::find_living_jobs(uint64_t now_ns) {
+  if (living_ns_ != 0 && now_ns - living_ns_ < kLivingNs) return;
+  living_ns_ = now_ns;
+  living_jobs_.clear();
+  for_each_process(proc_, [this](uint32_t pid) {
+    living_jobs_.insert(job::job_of_process(proc_.c_str(), pid));
+  });
+}
+
 Agent::Facts Agent::gather(const DriverLook& driver, uint64_t now_ns) {
   Facts facts;
   inner_pids_.clear();
@@ -201,6 +232,7 @@ Agent::Facts Agent::gather(const DriverLook& driver, uint64_t now_ns) {
     enter_charge(*processes_.find(process.pid), driver.devices[process.device].key, &process);
   }
   for (uint32_t i = 0; i < driver.devices.size(); i++) add_slices(driver.devices[i], i, &facts);
+  find_deserted(driver, now_ns, &facts);
   processes_.sweep();
   return facts;
 }

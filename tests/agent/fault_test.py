@@ -115,6 +115,27 @@ class Files(node.Node):
         self.assertLives(honest)
 
 
+class Left(node.Node):
+    site = "ON_VERDICT=kill\n"
+
+    def test_config_that_an_epilog_left(self):
+        """A job that has the whole GPU is no stranger for that; beside a job that lives it is one."""
+        self.job(9124)
+        if not self.cgroups:
+            self.skipTest("no cgroups here: no process is in a job without a config")
+        (self.cgroups / "job_9125").mkdir()
+        _, whole = self.start(9125, "hold", 100, uid=OTHER)
+        self.start_agent()
+        self.until(lambda: self.value("softmig_gpu_processes") == 1, 5, "it is seen")
+        time.sleep(3)
+        self.assertLives(whole)
+        self.assertNotIn("stranger", self.said())
+        _, lives = self.start(9124, "hold", 100)
+        self.named("stranger", 9125, seconds=4, pid=whole)
+        self.assertGone(whole)
+        self.assertLives(lives)
+
+
 class Full(node.Node):
     def test_no_room_for_the_extra_page(self):
         self.job(9131)

@@ -40,7 +40,7 @@ def own_namespace():
     if libc.mount(None, b"/", None, MS_REC | MS_PRIVATE, None) != 0:
         return False
     for place in (b"/run", b"/var/log"):
-        if libc.mount(b"tmpfs", place, b"tmpfs", 0, b"mode=755") != 0:
+        if libc.mount(b"tmpfs", place, b"tmpfs", 0, b"mode=755,size=1g") != 0:
             return False
     return True
 
