@@ -3,6 +3,7 @@
 #include <fmt/core.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <charconv>
@@ -35,6 +36,7 @@ constexpr uint64_t kBusyNs = 2 * kSecond;
 constexpr auto kPatience = std::chrono::milliseconds(1500);
 constexpr uint64_t kAccountsNs = 5 * kSecond;
 constexpr int kAccountTries = 12;
+constexpr uint64_t kMostRegion = 4 * abi::kRegionSize;  // of a layout that is not ours
 constexpr uint64_t kLivingNs = 2 * kSecond;
 constexpr size_t kMostAccount = 64;
 constexpr size_t kMostVerdicts = 1024;
@@ -120,6 +122,24 @@ void Agent::read_ledgers(host::RegionLook Ledger::*which) {
     ledgers_[id].*which = host::look_at_region(jobs_.region_path(id), nullptr,
                                                {is_wanted, &inner_pids_, kMostForeign});
   }
+}
+
+// A region is its user's file, and /run is everybody's.
+void Agent::cut_regions() {
+  for (const auto& [id, ledger] : ledgers_) {
+    const std::string path = jobs_.region_path(id);
+    const uint64_t most = ledger.known() ? abi::kRegionSize : kMostRegion;
+    sys::FileStatus status;
+    if (!sys::status_at(sys::kCurrentDirectory, path.c_str(), &status) || !status.is_regular() ||
+        status.size <= most || truncate(path.c_str(), static_cast<off_t>(most)) != 0) {
+      continue;
+    }
+    if (!cut_.insert(id).second) continue;
+    say(Weight::kWarning,
+        fmt::format("job {}: its region was made {} MiB large by uid {}, the rest is cut off", id,
+                    status.size >> 20, status.uid));
+  }
+  std::erase_if(cut_, [this](uint64_t id) { return jobs_.find(id) == nullptr; });
 }
 
 void Agent::enter_charge(const ProcessFacts& who, uint64_t device_key,
@@ -538,6 +558,7 @@ uint64_t Agent::look() {
   } else {
     read_ledgers(&Ledger::after);
   }
+  cut_regions();
   reclaim(now);
   enforcer_.reap(now);
   const uint64_t ended = sys::monotonic_ns();

@@ -60,6 +60,7 @@ class Agent {
   void add_slices(const DeviceLook& device, uint32_t index, Facts* facts);
   void find_deserted(const DriverLook& driver, uint64_t now_ns, Facts* facts);
   void find_living_jobs(uint64_t now_ns);
+  void cut_regions();
   void enter_charge(const ProcessFacts& who, uint64_t device_key, policy::GpuProcess* process);
   void publish_extra(const DriverLook& driver, const Facts& facts);
   void kill_on_refusals(const DriverLook& driver, const Facts& facts);
@@ -106,6 +107,7 @@ class Agent {
   std::set<uint32_t> inner_pids_;   // of the GPU processes, each in its own pid namespace
   std::set<uint64_t> living_jobs_;  // that have a process, at living_ns_
   uint64_t living_ns_ = 0;
+  std::set<uint64_t> cut_;       // jobs whose region was too large
   std::string configs_trouble_;  // as it was said
   int extra_error_ = 0;
   std::map<std::pair<uint64_t, uint32_t>, std::pair<double, double>> busy_;  // by job and device

@@ -156,6 +156,27 @@ class Full(node.Node):
         self.until(lambda: "are told again" in self.said(), 5, "and over")
 
 
+class Large(node.Node):
+    site = "ON_VERDICT=kill\n"
+
+    def test_region_is_cut_to_its_size(self):
+        """A user fills /run with what root made for him there."""
+        self.job(9135)
+        _, honest = self.start(9135, "hold", 100)
+        region = RUN / "9135.region"
+        size = region.stat().st_size
+        self.start_agent()
+        grow = f"cd / && dd if=/dev/zero of={region} bs=1M seek=60 count=60 conv=notrunc"
+        subprocess.run(["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "sh", "-c", grow],
+                       check=True, stderr=subprocess.DEVNULL)
+        words = r"job 9135: its region was made \d+ MiB large by uid 5001"
+        self.until(lambda: re.search(words, self.said()), 5, "it is said")
+        self.until(lambda: region.stat().st_size == size, 5, "it is cut")
+        time.sleep(2)
+        self.assertLives(honest)
+        self.assertGreater(self.value("softmig_job_memory_used_bytes", slurmjobid="9135"), 600 << 20)
+
+
 class Crowds(node.Node):
     """Users who make much of everything."""
 
