@@ -382,6 +382,8 @@ void Agent::record_cgroup_namespace(uint64_t now_ns) {
     namespace_done_ = true;
     return;
   }
+  struct stat own = {};
+  if (stat((proc_ + "/self/ns/cgroup").c_str(), &own) != 0) return;
   for_each_process(proc_, [&](uint32_t pid) {
     const std::string folder = fmt::format("{}/{}", proc_, pid);
     std::ifstream comm(folder + "/comm");
@@ -390,6 +392,8 @@ void Agent::record_cgroup_namespace(uint64_t now_ns) {
     struct stat owner = {}, space = {};
     if (name != "slurmd" || stat(folder.c_str(), &owner) != 0 || owner.st_uid != 0) return;
     if (stat((folder + "/ns/cgroup").c_str(), &space) != 0) return;
+    // That of a container would make all jobs of the node look hidden.
+    if (space.st_ino != own.st_ino) return;
     const std::string text = fmt::format("{}\n", space.st_ino);
     namespace_done_ = sys::publish_file(path.c_str(), text.data(), text.size(), 0644) == 0;
   });

@@ -115,6 +115,23 @@ class Files(node.Node):
         self.assertLives(honest)
 
 
+class Slurmd(node.Node):
+    def test_of_a_container_is_not_the_nodes(self):
+        """Its cgroup namespace, recorded as the node's, would hide every job from the library."""
+        if subprocess.run(["unshare", "-C", "true"], check=False).returncode != 0:
+            self.skipTest("no cgroup namespaces here")
+        slurmd = self.folder / "slurmd"
+        shutil.copy("/bin/sleep", slurmd)
+        process = subprocess.Popen(["unshare", "-C", str(slurmd), "60"])
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        self.until(lambda: open(f"/proc/{process.pid}/comm", encoding="ascii").read() == "slurmd\n", 5, "it")
+        self.start_agent()
+        other = os.stat(f"/proc/{process.pid}/ns/cgroup").st_ino
+        recorded = RUN / "cgroup_ns"
+        self.assertNotEqual(recorded.read_text() if recorded.exists() else "", f"{other}\n")
+
+
 class Left(node.Node):
     site = "ON_VERDICT=kill\n"
 
