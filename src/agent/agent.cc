@@ -3,9 +3,11 @@
 #include <fmt/core.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <charconv>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -34,8 +36,11 @@ constexpr uint64_t kBusyNs = 2 * kSecond;
 constexpr auto kPatience = std::chrono::milliseconds(1500);
 constexpr uint64_t kAccountsNs = 5 * kSecond;
 constexpr int kAccountTries = 12;
+constexpr uint64_t kMostRegion = 4 * abi::kRegionSize;  // of a layout that is not ours
+constexpr uint64_t kLivingNs = 2 * kSecond;
 constexpr size_t kMostAccount = 64;
 constexpr size_t kMostVerdicts = 1024;
+constexpr uint32_t kPidMask = 0x3fffff;  // of a slot's owner
 
 // Processes of /proc, by number.
 template <typename Function>
@@ -53,7 +58,7 @@ void for_each_process(const std::string& proc, Function&& function) {
 // A foreign process may lie about its slot; the one that is meant is told by all that the slot
 // says.
 bool is_slot_of(const job::ViewedProcess& slot, const ProcessFacts& who, uint64_t time_namespace) {
-  if (slot.pid != (who.inner_pid & 0x3fffff) || slot.pid_namespace != who.pid_namespace) {
+  if (slot.pid != (who.inner_pid & kPidMask) || slot.pid_namespace != who.pid_namespace) {
     return false;
   }
   const bool comparable = slot.time_namespace == time_namespace && slot.start_ticks != 0;
@@ -67,12 +72,14 @@ bool is_slot_of(const job::ViewedProcess& slot, const ProcessFacts& who, uint64_
 bool moved(const host::RegionLook& before, const host::RegionLook& after, uint64_t device_key) {
   const int index = after.index_of(device_key);
   if (index < 0 || before.index_of(device_key) != index) return true;
-  if (before.processes.size() != after.processes.size()) return true;
-  for (size_t i = 0; i < after.processes.size(); i++) {
-    if (before.processes[i].slot != after.processes[i].slot) return true;
-    if (before.processes[i].charge[index] != after.processes[i].charge[index]) return true;
-  }
-  return false;
+  return before.view.device[index].fingerprint != after.view.device[index].fingerprint;
+}
+
+// Of containers' processes, which are looked at when they have died.
+constexpr uint32_t kMostForeign = 1024;
+
+bool is_wanted(const void* pids, uint32_t pid) {
+  return static_cast<const std::set<uint32_t>*>(pids)->contains(pid);
 }
 
 }  // namespace
@@ -81,7 +88,8 @@ Agent::Agent(AgentOptions options)
     : options_(std::move(options)),
       proc_(options_.places.proc),
       jobs_(options_.places),
-      processes_(proc_, [this](uint64_t job, uint32_t uid) { return jobs_.is_of(job, uid); }),
+      processes_(proc_, options_.devices,
+                 [this](uint64_t job, uint32_t uid) { return jobs_.is_of(job, uid); }),
       driver_(options_.nvml),
       enforcer_(proc_, options_.places.log_dir,
                 [this](uint64_t job, uint32_t uid) { return jobs_.is_of(job, uid); }),
@@ -110,8 +118,28 @@ void Agent::read_site() {
 
 void Agent::read_ledgers(host::RegionLook Ledger::*which) {
   for (const auto& [id, job] : jobs_.jobs()) {
-    ledgers_[id].*which = host::look_at_region(jobs_.region_path(id), nullptr);
+    // The user may have filled it with processes that do not exist.
+    ledgers_[id].*which = host::look_at_region(jobs_.region_path(id), nullptr,
+                                               {is_wanted, &inner_pids_, kMostForeign});
   }
+}
+
+// A region is its user's file, and /run is everybody's.
+void Agent::cut_regions() {
+  for (const auto& [id, ledger] : ledgers_) {
+    const std::string path = jobs_.region_path(id);
+    const uint64_t most = ledger.known() ? abi::kRegionSize : kMostRegion;
+    sys::FileStatus status;
+    if (!sys::status_at(sys::kCurrentDirectory, path.c_str(), &status) || !status.is_regular() ||
+        status.size <= most || truncate(path.c_str(), static_cast<off_t>(most)) != 0) {
+      continue;
+    }
+    if (!cut_.insert(id).second) continue;
+    say(Weight::kWarning,
+        fmt::format("job {}: its region was made {} MiB large by uid {}, the rest is cut off", id,
+                    status.size >> 20, status.uid));
+  }
+  std::erase_if(cut_, [this](uint64_t id) { return jobs_.find(id) == nullptr; });
 }
 
 void Agent::enter_charge(const ProcessFacts& who, uint64_t device_key,
@@ -133,6 +161,7 @@ void Agent::enter_charge(const ProcessFacts& who, uint64_t device_key,
 void Agent::add_processes(const DeviceLook& device, uint32_t index, uint64_t now_ns, Facts* facts) {
   for (const host::NvmlProcess& listed : device.processes) {
     const ProcessFacts& who = processes_.look(listed.pid, now_ns);
+    inner_pids_.insert(who.inner_pid & kPidMask);
     policy::GpuProcess process;
     process.pid = listed.pid;
     process.uid = who.root ? 0 : who.uid;
@@ -141,9 +170,9 @@ void Agent::add_processes(const DeviceLook& device, uint32_t index, uint64_t now
     process.device = index;
     process.alive = who.alive;
     process.job_ended = jobs_.has_ended(who.job);
+    process.no_config = who.job != 0 && jobs_.find(who.job) == nullptr;
     process.bytes_known = listed.known;
     process.bytes = listed.bytes;
-    enter_charge(who, device.key, &process);
     for (const host::NvmlBusy& busy : device.busy_processes) {
       if (busy.pid == listed.pid) process.busy_ns += device.sample_ns / 100 * busy.percent;
     }
@@ -167,9 +196,9 @@ void Agent::add_slices(const DeviceLook& device, uint32_t index, Facts* facts) {
     slice.sm_limit = policy::sm_limit(job.settings, place);
     const Ledger& ledger = ledgers_[id];
     slice.ledger_known = ledger.known();
-    // Root made it whole: what is no region any more was spoilt.
-    slice.ledger_broken = ledger.after.status == job::ViewStatus::kForeign ||
-                          ledger.after.status == job::ViewStatus::kForbidden;
+    // Root made it whole: what is no region any more was spoilt. (What cannot be opened, say for
+    // want of descriptors, is not the job's fault.)
+    slice.ledger_broken = ledger.after.status == job::ViewStatus::kForeign;
     slice.ledger_moving = moved(ledger.before, ledger.after, device.key);
     for (const host::RegionLook* look : {&ledger.before, &ledger.after}) {
       const int at = look->index_of(device.key);
@@ -179,21 +208,58 @@ void Agent::add_slices(const DeviceLook& device, uint32_t index, Facts* facts) {
   }
 }
 
+// Asked only where it matters, since it means to look at all of /proc.
+void Agent::find_deserted(const DriverLook& driver, uint64_t now_ns, Facts* facts) {
+  for (uint32_t i = 0; i < facts->devices.size(); i++) {
+    const auto matters = [&](const policy::GpuProcess& process) {
+      return process.device == i && process.no_config && !process.job_ended;
+    };
+    if (!facts->devices[i].sliced ||
+        std::none_of(facts->processes.begin(), facts->processes.end(), matters)) {
+      continue;
+    }
+    find_living_jobs(now_ns);
+    facts->devices[i].deserted =
+        std::none_of(jobs_.jobs().begin(), jobs_.jobs().end(), [&](const auto& item) {
+          bool named = false;
+          item.second.place_of(driver.devices[i].key, &named);
+          return named && item.second.sliced() && living_jobs_.contains(item.first);
+        });
+  }
+}
+
+void Agent::find_living_jobs(uint64_t now_ns) {
+  if (living_ns_ != 0 && now_ns - living_ns_ < kLivingNs) return;
+  living_ns_ = now_ns;
+  living_jobs_.clear();
+  for_each_process(proc_, [this](uint32_t pid) {
+    living_jobs_.insert(job::job_of_process(proc_.c_str(), pid));
+  });
+}
+
 Agent::Facts Agent::gather(const DriverLook& driver, uint64_t now_ns) {
   Facts facts;
+  inner_pids_.clear();
   for (const DeviceLook& device : driver.devices) {
     const auto index = static_cast<uint32_t>(facts.devices.size());
     facts.devices.push_back({device.listed, false, device.sample_ns});
     facts.names.push_back(fmt::format("GPU {}", device.index));
     add_processes(device, index, now_ns, &facts);
-    add_slices(device, index, &facts);
   }
+  // Which slots matter is known now.
+  read_ledgers(&Ledger::after);
+  for (policy::GpuProcess& process : facts.processes) {
+    enter_charge(*processes_.find(process.pid), driver.devices[process.device].key, &process);
+  }
+  for (uint32_t i = 0; i < driver.devices.size(); i++) add_slices(driver.devices[i], i, &facts);
+  find_deserted(driver, now_ns, &facts);
   processes_.sweep();
   return facts;
 }
 
 // What the library takes off the limit (design: memory, the extra page).
 void Agent::publish_extra(const DriverLook& driver, const Facts& facts) {
+  int failed = 0;
   for (const auto& [id, ledger] : ledgers_) {
     const NodeJob* job = jobs_.find(id);
     if (job == nullptr || !job->sliced() || !ledger.known()) continue;
@@ -211,8 +277,10 @@ void Agent::publish_extra(const DriverLook& driver, const Facts& facts) {
       extra.last[at] = beyond;
     }
     if (page.device_count == 0) continue;
-    job::write_extra_page(jobs_.region_path(id).c_str(), &page);
+    const int error = job::write_extra_page(jobs_.region_path(id).c_str(), &page);
+    if (error != 0) failed = error;
   }
+  note_extra(failed);
   std::erase_if(extras_, [this](const auto& item) { return jobs_.find(item.first) == nullptr; });
 }
 
@@ -220,24 +288,23 @@ void Agent::kill_on_refusals(const DriverLook& driver, const Facts& facts) {
   std::map<std::pair<uint64_t, uint64_t>, uint64_t> now;
   for (const auto& [id, ledger] : ledgers_) {
     const NodeJob* job = jobs_.find(id);
-    if (job == nullptr || !job->sliced() || !ledger.known() || !job->settings.oom_killer) continue;
-    for (uint32_t i = 0; i < driver.devices.size(); i++) {
-      const uint64_t key = driver.devices[i].key;
-      const int at = ledger.after.index_of(key);
-      if (at < 0) continue;
-      const uint64_t refusals = ledger.after.view.device[at].refusals;
-      now[{id, key}] = refusals;
-      const auto before = refusals_.find({id, key});
-      if (before == refusals_.end() || refusals <= before->second) continue;
+    for (uint32_t i = 0; job != nullptr && i < driver.devices.size(); i++) {
+      const std::pair<uint64_t, uint64_t> place = {id, driver.devices[i].key};
+      const auto before = refusals_.find(place);
+      if (!ledger.known()) {
+        if (before != refusals_.end()) now.insert(*before);
+        continue;
+      }
+      // Of a device that enters the region later the count begins at 0.
+      const int at = ledger.after.index_of(place.second);
+      const uint64_t refusals = at < 0 ? 0 : ledger.after.view.device[at].refusals;
+      now[place] = refusals;
+      const bool refused = before != refusals_.end() && refusals > before->second;
       // Of the job's user alone, and never root's.
-      if (job->settings.uid_set) {
+      if (refused && job->sliced() && job->settings.oom_killer && job->settings.uid_set) {
         enforcer_.out_of_memory(id, job->settings.uid, i, facts.processes);
       }
     }
-  }
-  // Of a job whose device enters the region later, the count began at 0.
-  for (const auto& [id, ledger] : ledgers_) {
-    for (const DeviceLook& device : driver.devices) now.try_emplace({id, device.key}, 0);
   }
   refusals_ = std::move(now);
 }
@@ -315,6 +382,8 @@ void Agent::record_cgroup_namespace(uint64_t now_ns) {
     namespace_done_ = true;
     return;
   }
+  struct stat own = {};
+  if (stat((proc_ + "/self/ns/cgroup").c_str(), &own) != 0) return;
   for_each_process(proc_, [&](uint32_t pid) {
     const std::string folder = fmt::format("{}/{}", proc_, pid);
     std::ifstream comm(folder + "/comm");
@@ -323,6 +392,8 @@ void Agent::record_cgroup_namespace(uint64_t now_ns) {
     struct stat owner = {}, space = {};
     if (name != "slurmd" || stat(folder.c_str(), &owner) != 0 || owner.st_uid != 0) return;
     if (stat((folder + "/ns/cgroup").c_str(), &space) != 0) return;
+    // That of a container would make all jobs of the node look hidden.
+    if (space.st_ino != own.st_ino) return;
     const std::string text = fmt::format("{}\n", space.st_ino);
     namespace_done_ = sys::publish_file(path.c_str(), text.data(), text.size(), 0644) == 0;
   });
@@ -415,6 +486,31 @@ void Agent::fill_rows(const DriverLook& driver, const Facts& facts, Snapshot* sn
   }
 }
 
+void Agent::note_configs() {
+  const std::string trouble = jobs_.jobs().empty() ? "" : jobs_.trouble();
+  if (trouble == configs_trouble_) return;
+  configs_trouble_ = trouble;
+  if (trouble.empty()) {
+    say(Weight::kNotice, "the configs of jobs can be read again");
+  } else {
+    say(Weight::kError,
+        fmt::format("the configs of jobs cannot be read and are taken to be as they were: {}",
+                    trouble));
+  }
+}
+
+// Of the last page that could not be written; 0: all were.
+void Agent::note_extra(int error) {
+  if (error == extra_error_) return;
+  extra_error_ = error;
+  if (error == 0) {
+    say(Weight::kNotice, "jobs are told again what they hold beyond their ledgers");
+  } else {
+    say(Weight::kError, fmt::format("jobs are not told what they hold beyond their ledgers: {}",
+                                    std::strerror(error)));
+  }
+}
+
 void Agent::note_driver(const std::optional<DriverLook>& driver) {
   const bool was_up = last_.looks == 0 || last_.driver_up;
   last_.driver_up = driver && driver->trouble.empty();
@@ -432,14 +528,18 @@ uint64_t Agent::look() {
   read_site();
   record_cgroup_namespace(begun);
   jobs_.refresh(begun);
-  std::erase_if(ledgers_, [this](const auto& item) { return jobs_.find(item.first) == nullptr; });
+  note_configs();
+  std::erase_if(ledgers_, [this](const auto& item) {
+    const bool gone = jobs_.find(item.first) == nullptr;
+    if (gone) slots_.forget(jobs_.region_path(item.first));
+    return gone;
+  });
   find_accounts(begun);
   read_ledgers(&Ledger::before);
   const bool with_busy = begun - busy_ns_ >= kBusyNs - kAgainNs;
   std::optional<DriverLook> driver = driver_.look(with_busy, limits_, kPatience);
   if (driver && with_busy) busy_ns_ = begun;
   limits_.clear();
-  read_ledgers(&Ledger::after);
 
   last_.jobs.clear();
   last_.gpus.clear();
@@ -459,7 +559,10 @@ uint64_t Agent::look() {
     kill_on_refusals(*driver, facts);
     publish_extra(*driver, facts);
     fill_rows(*driver, facts, &last_);
+  } else {
+    read_ledgers(&Ledger::after);
   }
+  cut_regions();
   reclaim(now);
   enforcer_.reap(now);
   const uint64_t ended = sys::monotonic_ns();

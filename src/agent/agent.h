@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -27,6 +28,7 @@ struct AgentOptions {
   std::string site_config = host::kSiteConfigFile;
   std::string nvml = "libnvidia-ml.so.1";
   std::string cgroups = "/sys/fs/cgroup";
+  std::string devices = "/dev/nvidia";  // how the driver's device files begin
   std::string version;
 };
 
@@ -56,6 +58,9 @@ class Agent {
   Facts gather(const DriverLook& driver, uint64_t now_ns);
   void add_processes(const DeviceLook& device, uint32_t index, uint64_t now_ns, Facts* facts);
   void add_slices(const DeviceLook& device, uint32_t index, Facts* facts);
+  void find_deserted(const DriverLook& driver, uint64_t now_ns, Facts* facts);
+  void find_living_jobs(uint64_t now_ns);
+  void cut_regions();
   void enter_charge(const ProcessFacts& who, uint64_t device_key, policy::GpuProcess* process);
   void publish_extra(const DriverLook& driver, const Facts& facts);
   void kill_on_refusals(const DriverLook& driver, const Facts& facts);
@@ -63,6 +68,8 @@ class Agent {
   void limit_by_driver(const DriverLook& driver, uint64_t now_ns);
   void find_accounts(uint64_t now_ns);
   void record_cgroup_namespace(uint64_t now_ns);
+  void note_configs();
+  void note_extra(int error);
   void note_driver(const std::optional<DriverLook>& driver);
   void add_busy(const DeviceLook& device, uint32_t index, const Facts& facts);
   void fill_rows(const DriverLook& driver, const Facts& facts, Snapshot* snapshot);
@@ -97,6 +104,12 @@ class Agent {
   std::map<uint64_t, Account> accounts_;
   std::map<int, uint64_t> children_;  // that reclaim slots
   std::vector<policy::Verdict> verdicts_;
+  std::set<uint32_t> inner_pids_;   // of the GPU processes, each in its own pid namespace
+  std::set<uint64_t> living_jobs_;  // that have a process, at living_ns_
+  uint64_t living_ns_ = 0;
+  std::set<uint64_t> cut_;       // jobs whose region was too large
+  std::string configs_trouble_;  // as it was said
+  int extra_error_ = 0;
   std::map<std::pair<uint64_t, uint32_t>, std::pair<double, double>> busy_;  // by job and device
   Snapshot last_;
   uint64_t busy_ns_ = 0, accounts_ns_ = 0, namespace_ns_ = 0;

@@ -27,6 +27,8 @@ constexpr uint64_t kRepeatNs = 60 * kSecond;  // a verdict that lasts is said ag
 constexpr uint64_t kGraceNs = 5 * kSecond;    // between the offender and the rest of its job
 constexpr uint64_t kChildNs = 20 * kSecond;   // for scontrol and scancel
 constexpr uint64_t kMostLog = uint64_t{16} << 20;
+constexpr uint64_t kMostLines = 40;  // a minute, on one user of one job
+constexpr size_t kMostJobs = 4096;   // remembered
 
 // 0 or an errno. On kernels before 5.3 there are no pidfds: what was just looked at is killed by
 // its number.
@@ -100,12 +102,11 @@ KillResult kill_process(const std::string& proc, const Target& target, const Job
   // the one that was judged: the number cannot be another's meanwhile.
   const auto facts = read_process(proc, target.pid, claim);
   KillResult result = KillResult::kNotTheSame;
-  if (!facts || !facts->alive) {
+  if (!facts || !facts->alive || facts->start_ticks != target.start_ticks) {
     result = KillResult::kGone;
   } else if (facts->root || facts->uid == 0) {
     result = KillResult::kRoot;
-  } else if (facts->start_ticks == target.start_ticks && facts->job == target.job &&
-             facts->uid == target.uid) {
+  } else if (facts->job == target.job && facts->uid == target.uid) {
     const int error = send_kill(fd, target.pid);
     result = error == 0 ? KillResult::kKilled
                         : (error == ESRCH ? KillResult::kGone : KillResult::kFailed);
@@ -132,34 +133,55 @@ void write_job_log(const std::string& log_dir, uint64_t job, uint32_t uid,
   close(fd);
 }
 
+// A user who starts one process after another would fill the journal.
+bool Enforcer::may_say(uint64_t job, uint32_t uid) { return lines_[{job, uid}]++ < kMostLines; }
+
+void Enforcer::begin_minute() {
+  if (now_ns_ - minute_ns_ < kRepeatNs) return;
+  minute_ns_ = now_ns_;
+  for (const auto& [who, lines] : lines_) {
+    if (lines <= kMostLines) continue;
+    say(Weight::kWarning, fmt::format("{}: {} more lines on uid {} were left out",
+                                      subject(who.first), lines - kMostLines, who.second));
+  }
+  lines_.clear();
+}
+
 void Enforcer::tell(const policy::Verdict& verdict, const std::string& text) {
+  if (!may_say(verdict.job, verdict.uid)) return;
   say(Weight::kWarning,
       fmt::format("{}: {}: {}", subject(verdict.job), policy::verdict_name(verdict.kind), text));
 }
 
-void Enforcer::kill_one(const Target& target, const std::string& why) {
+KillResult Enforcer::kill_one(const Target& target, const std::string& why) {
   const KillResult result = kill_process(proc_, target, claim_);
   const std::string text =
       fmt::format("process {}: {}: {}", target.pid, kill_result_text(result), why);
-  say(Weight::kWarning, fmt::format("{}: {}", subject(target.job), text));
+  const bool aloud = may_say(target.job, target.uid);
+  if (aloud) say(Weight::kWarning, fmt::format("{}: {}", subject(target.job), text));
   if (result == KillResult::kKilled) {
     counts_.kills++;
-    if (target.job != 0) write_job_log(log_dir_, target.job, target.uid, text);
+    if (aloud && target.job != 0) write_job_log(log_dir_, target.job, target.uid, text);
   } else if (result != KillResult::kGone) {
     counts_.failed_kills++;
   }
+  return result;
 }
 
-void Enforcer::kill(const policy::Verdict& verdict, uint64_t now_ns, Course* course,
+void Enforcer::kill(const policy::Verdict& verdict, Course* course,
                     std::span<const policy::GpuProcess> processes) {
   const std::string why = fmt::format("{}: {}", policy::verdict_name(verdict.kind), course->text);
-  if (course->killed_ns == 0) {
-    course->killed_ns = now_ns;
-    kill_one({verdict.pid, verdict.start_ticks, verdict.job, verdict.uid}, why);
+  if (course->killed_ns != 0 && now_ns_ - course->killed_ns < kGraceNs) return;
+  if (course->spared == verdict.pid) return;
+  course->killed_ns = now_ns_;
+  // Nobody else pays for an offender that was left alone.
+  if (!course->struck) {
+    const KillResult result =
+        kill_one({verdict.pid, verdict.start_ticks, verdict.job, verdict.uid}, why);
+    course->struck = result == KillResult::kKilled || result == KillResult::kGone;
+    if (result == KillResult::kRoot) course->spared = verdict.pid;
     return;
   }
-  if (now_ns - course->killed_ns < kGraceNs) return;
-  course->killed_ns = now_ns;
   std::set<uint32_t> done;
   for (const policy::GpuProcess& process : processes) {
     const bool its = verdict.job != 0 ? process.job == verdict.job : process.pid == verdict.pid;
@@ -168,7 +190,7 @@ void Enforcer::kill(const policy::Verdict& verdict, uint64_t now_ns, Course* cou
   }
 }
 
-void Enforcer::start(std::vector<std::string> command, uint64_t now_ns) {
+void Enforcer::start(std::vector<std::string> command, uint64_t job) {
   std::vector<char*> words;
   for (std::string& word : command) words.push_back(word.data());
   words.push_back(nullptr);
@@ -179,22 +201,47 @@ void Enforcer::start(std::vector<std::string> command, uint64_t now_ns) {
   }
   pid_t child = 0;
   if (posix_spawnp(&child, words[0], &files, nullptr, words.data(), environ) == 0) {
-    children_[child] = now_ns;
+    children_[child] = {now_ns_, job, command.front()};
   } else {
     say(Weight::kError, fmt::format("{} cannot be started", command.front()));
   }
   posix_spawn_file_actions_destroy(&files);
 }
 
-void Enforcer::cancel(uint64_t job, const std::string& why, uint64_t now_ns) {
+// Where scontrol can be had, the job's record says why.
+void Enforcer::comment(const policy::Verdict& verdict, const std::string& text) {
+  if (commented_.size() > kMostJobs) commented_.clear();
+  if (!commented_.insert(verdict.job).second) return;
+  start({"scontrol", "update", fmt::format("JobId={}", verdict.job),
+         fmt::format("Comment=SoftMig: {}: {}", policy::verdict_name(verdict.kind), text)},
+        verdict.job);
+}
+
+// Once for all verdicts on the job; again if it still runs a minute later.
+void Enforcer::cancel(uint64_t job, const std::string& why) {
+  if (cancelled_.size() > kMostJobs) cancelled_.clear();
+  const auto [when, first] = cancelled_.try_emplace(job, now_ns_);
+  if (!first && now_ns_ - when->second < kRepeatNs) return;
+  when->second = now_ns_;
   counts_.cancels++;
-  say(Weight::kWarning, fmt::format("job {}: cancelled: {}", job, why));
-  start({"scancel", std::to_string(job)}, now_ns);
+  say(Weight::kWarning, fmt::format("job {}: scancel: {}", job, why));
+  start({"scancel", std::to_string(job)}, job);
+}
+
+void Enforcer::enforce(const policy::Verdict& verdict, host::Answer answer, Course* course,
+                       std::span<const policy::GpuProcess> processes) {
+  kill(verdict, course, processes);
+  // What root started in a job is nothing that its user did.
+  if (verdict.job == 0 || course->spared == verdict.pid) return;
+  comment(verdict, course->text);
+  if (answer == host::Answer::kCancel) cancel(verdict.job, course->text);
 }
 
 void Enforcer::act(uint64_t now_ns, std::span<const policy::Verdict> verdicts,
                    std::span<const policy::GpuProcess> processes, const host::SiteConfig& site,
                    const std::vector<std::string>& device_names) {
+  now_ns_ = now_ns;
+  begin_minute();
   for (auto& [id, course] : courses_) course.seen = false;
   for (const policy::Verdict& verdict : verdicts) {
     Course& course = courses_[verdict.id];
@@ -208,21 +255,8 @@ void Enforcer::act(uint64_t now_ns, std::span<const policy::Verdict> verdicts,
       tell(verdict, course.text);
     }
     const host::Answer answer = site.answer[static_cast<size_t>(verdict.kind)];
-    if (answer == host::Answer::kReport) continue;
-    // Where scontrol can be had, the job's record says why.
-    if (verdict.job != 0 && commented_.insert(verdict.job).second) {
-      start(
-          {"scontrol", "update", fmt::format("JobId={}", verdict.job),
-           fmt::format("Comment=SoftMig: {}: {}", policy::verdict_name(verdict.kind), course.text)},
-          now_ns);
-    }
-    kill(verdict, now_ns, &course, processes);
-    if (answer == host::Answer::kCancel && verdict.job != 0 && !course.cancelled) {
-      course.cancelled = true;
-      cancel(verdict.job, course.text, now_ns);
-    }
+    if (answer != host::Answer::kReport) enforce(verdict, answer, &course, processes);
   }
-  if (commented_.size() > 4096) commented_.clear();
   std::erase_if(courses_, [](const auto& item) { return !item.second.seen; });
 }
 
@@ -238,12 +272,17 @@ void Enforcer::out_of_memory(uint64_t job, uint32_t uid, uint32_t device,
 
 void Enforcer::reap(uint64_t now_ns) {
   for (auto child = children_.begin(); child != children_.end();) {
-    if (now_ns - child->second > kChildNs) ::kill(child->first, SIGKILL);
-    if (waitpid(child->first, nullptr, WNOHANG) == 0) {
+    if (now_ns - child->second.since_ns > kChildNs) ::kill(child->first, SIGKILL);
+    int status = 0;
+    if (waitpid(child->first, &status, WNOHANG) == 0) {
       ++child;
-    } else {
-      child = children_.erase(child);
+      continue;
     }
+    if (status != 0) {
+      say(Weight::kError,
+          fmt::format("job {}: {} failed", child->second.job, child->second.program));
+    }
+    child = children_.erase(child);
   }
 }
 

@@ -2,7 +2,8 @@
 //
 // Killed is only who is proven to be the one that was judged, at the moment of the kill and by a
 // pidfd: same start time, same job, no uid of root. First the offending process; if the verdict
-// still holds five seconds later, the other GPU processes of its job.
+// still holds five seconds later, the other GPU processes of its job. An offender that was left
+// alone stands for nobody else.
 #pragma once
 
 #include <array>
@@ -11,6 +12,7 @@
 #include <set>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "agent/process_table.h"
@@ -57,21 +59,36 @@ class Enforcer {
  private:
   struct Course {
     uint64_t said_ns = 0, killed_ns = 0;
-    bool cancelled = false, seen = false;
+    bool struck = false;  // the offender was killed, or is gone
+    uint32_t spared = 0;  // the offender, if it is root's
+    bool seen = false;
     std::string text;
   };
+  struct Child {
+    uint64_t since_ns = 0;
+    uint64_t job = 0;
+    std::string program;
+  };
+  void begin_minute();
+  bool may_say(uint64_t job, uint32_t uid);
   void tell(const policy::Verdict& verdict, const std::string& text);
-  void kill(const policy::Verdict& verdict, uint64_t now_ns, Course* course,
+  void enforce(const policy::Verdict& verdict, host::Answer answer, Course* course,
+               std::span<const policy::GpuProcess> processes);
+  void kill(const policy::Verdict& verdict, Course* course,
             std::span<const policy::GpuProcess> processes);
-  void kill_one(const Target& target, const std::string& why);
-  void cancel(uint64_t job, const std::string& why, uint64_t now_ns);
-  void start(std::vector<std::string> command, uint64_t now_ns);
+  KillResult kill_one(const Target& target, const std::string& why);
+  void comment(const policy::Verdict& verdict, const std::string& text);
+  void cancel(uint64_t job, const std::string& why);
+  void start(std::vector<std::string> command, uint64_t job);
 
   std::string proc_, log_dir_;
   JobClaim claim_;
+  uint64_t now_ns_ = 0, minute_ns_ = 0;
   std::map<uint64_t, Course> courses_;
+  std::map<std::pair<uint64_t, uint32_t>, uint64_t> lines_;  // this minute, by job and user
   std::set<uint64_t> commented_;
-  std::map<int, uint64_t> children_;  // since when
+  std::map<uint64_t, uint64_t> cancelled_;  // when, by job
+  std::map<int, Child> children_;
   EnforcerCounts counts_;
 };
 

@@ -3,6 +3,7 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <charconv>
 #include <filesystem>
 
@@ -58,9 +59,12 @@ void JobTable::take(const std::string& file, std::map<uint64_t, NodeJob>* found)
   if (job.id == 0 || (other != found->end() && other->second.file < file)) return;
   sys::FileStatus status;
   const std::string path = fmt::format("{}/{}", places_.run_dir, file);
-  if (!sys::status_at(sys::kCurrentDirectory, path.c_str(), &status)) return;
-  const uint64_t stamp[3] = {status.inode, status.size, status.ctime_ns};
   const NodeJob* known = find(job.id);
+  if (!sys::status_at(sys::kCurrentDirectory, path.c_str(), &status)) {
+    if (errno != ENOENT && known != nullptr) (*found)[job.id] = *known;
+    return;
+  }
+  const uint64_t stamp[3] = {status.inode, status.size, status.ctime_ns};
   if (known != nullptr && known->file == file &&
       std::equal(std::begin(stamp), std::end(stamp), known->stamp)) {
     (*found)[job.id] = *known;
@@ -79,11 +83,14 @@ void JobTable::take(const std::string& file, std::map<uint64_t, NodeJob>* found)
 
 void JobTable::refresh(uint64_t now_ns) {
   std::map<uint64_t, NodeJob> found;
-  std::error_code ended;
-  std::filesystem::directory_iterator entry(places_.run_dir, ended);
-  for (; !ended && entry != std::filesystem::directory_iterator(); entry.increment(ended)) {
+  std::error_code trouble;
+  std::filesystem::directory_iterator entry(places_.run_dir, trouble);
+  for (; !trouble && entry != std::filesystem::directory_iterator(); entry.increment(trouble)) {
     take(entry->path().filename(), &found);
   }
+  // What cannot be read is not empty: no job has ended by that.
+  trouble_ = trouble ? trouble.message() : "";
+  if (trouble) return;
   for (const auto& [id, job] : jobs_) {
     if (!found.contains(id) && job.sliced()) ended_[id] = now_ns;
   }

@@ -28,8 +28,10 @@ class JobTable {
  public:
   explicit JobTable(job::Places places) : places_(places) {}
 
-  // Reads what is new or has changed.
+  // Reads what is new or has changed. What cannot be read stays as it was.
   void refresh(uint64_t now_ns);
+  // Why the folder of the configs could not be read; empty: it could.
+  const std::string& trouble() const { return trouble_; }
   const std::map<uint64_t, NodeJob>& jobs() const { return jobs_; }
   const NodeJob* find(uint64_t id) const;
   // The job is this user's, as root's config says.
@@ -42,6 +44,7 @@ class JobTable {
   void take(const std::string& file, std::map<uint64_t, NodeJob>* found) const;
 
   job::Places places_;
+  std::string trouble_;
   std::map<uint64_t, NodeJob> jobs_;
   std::map<uint64_t, uint64_t> ended_;  // when, in ns
 };

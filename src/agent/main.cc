@@ -54,7 +54,7 @@ class Server {
 
   // Any user of the node may connect and say nothing: that occupies a thread for a second.
   std::vector<std::string> options() const {
-    return {"listening_ports", address_, "num_threads", "8", "request_timeout_ms", "1000"};
+    return {"listening_ports", address_, "num_threads", "16", "request_timeout_ms", "1000"};
   }
 
   std::string address_, failure_;
@@ -85,6 +85,7 @@ int main_of(int argc, char** argv) {
   app.add_option("--config", options.site_config, "What the site decides");
   app.add_option("--nvml", options.nvml, "The driver's management library");
   app.add_option("--cgroups", options.cgroups, "Where cgroups of version 2 are mounted");
+  app.add_option("--devices", options.devices, "How the names of the driver's device files begin");
   app.set_version_flag("--version", options.version);
   CLI11_PARSE(app, argc, argv);
   if (geteuid() != 0) {
@@ -96,6 +97,7 @@ int main_of(int argc, char** argv) {
   sigaction(SIGTERM, &action, nullptr);
   sigaction(SIGINT, &action, nullptr);
   signal(SIGPIPE, SIG_IGN);
+  signal(SIGHUP, SIG_IGN);  // files are read again when they change
   run(std::move(options));
   // Threads that wait for the driver may never end.
   std::fflush(nullptr);

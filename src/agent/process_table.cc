@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <charconv>
+#include <filesystem>
 #include <string_view>
 #include <vector>
 
@@ -117,6 +118,36 @@ std::optional<ProcessFacts> read_process(const std::string& proc, uint32_t pid,
   return facts;
 }
 
+bool has_open(const std::string& proc, uint32_t pid, const std::string& beginning) {
+  std::error_code ended;
+  std::filesystem::directory_iterator entry(fmt::format("{}/{}/fd", proc, pid), ended);
+  for (; !ended && entry != std::filesystem::directory_iterator(); entry.increment(ended)) {
+    char target[256];
+    const long length = sys::read_link(entry->path().c_str(), target, sizeof target);
+    if (length > 0 &&
+        std::string_view(target, static_cast<size_t>(length)).starts_with(beginning)) {
+      return true;
+    }
+  }
+  // What is mapped need not be open any more.
+  const int maps =
+      sys::open_to_read(sys::kCurrentDirectory, fmt::format("{}/{}/maps", proc, pid).c_str());
+  if (maps < 0) return false;
+  sys::LineReader lines(maps);
+  bool found = false;
+  for (std::string_view line; !found && lines.next(&line);) {
+    const size_t path = line.find('/');
+    found = path != std::string_view::npos && line.substr(path).starts_with(beginning);
+  }
+  sys::close_file(maps);
+  return found;
+}
+
+const ProcessFacts* ProcessTable::find(uint32_t pid) const {
+  const auto entry = entries_.find(pid);
+  return entry == entries_.end() ? nullptr : &entry->second.facts;
+}
+
 const ProcessFacts& ProcessTable::look(uint32_t pid, uint64_t now_ns) {
   Entry& entry = entries_[pid];
   entry.seen = true;
@@ -128,7 +159,9 @@ const ProcessFacts& ProcessTable::look(uint32_t pid, uint64_t now_ns) {
     entry.facts.image = state.image;
     return entry.facts;
   }
-  const auto read = state.exists ? read_process(proc_, pid, claim_) : std::nullopt;
+  const bool another = entry.known && !same;
+  const bool believed = state.exists && (!another || has_open(proc_, pid, devices_));
+  const auto read = believed ? read_process(proc_, pid, claim_) : std::nullopt;
   if (read) {
     // The dead have left their cgroup, or soon will: what was known of them stays.
     if (same && !read->alive) {
@@ -148,6 +181,7 @@ void ProcessTable::sweep() {
   for (auto entry = entries_.begin(); entry != entries_.end();) {
     if (entry->second.seen) {
       entry->second.seen = false;
+      entry->second.known = true;
       ++entry;
     } else {
       entry = entries_.erase(entry);

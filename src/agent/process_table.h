@@ -37,15 +37,23 @@ bool read_inner_pid(const std::string& proc, uint32_t pid, uint32_t* inner, uint
 // A variable of the environment that the process was started with, empty if there is none.
 std::string process_variable(const std::string& proc, uint32_t pid, const char* name);
 
+// Whether a process has a file open or mapped whose path begins with this, such as "/dev/nvidia".
+bool has_open(const std::string& proc, uint32_t pid, const std::string& beginning);
+
 // Keeps what does not change: of a process that was looked at before only its state is read, all
 // the rest every five seconds.
 class ProcessTable {
  public:
-  ProcessTable(std::string proc, JobClaim claim)
-      : proc_(std::move(proc)), claim_(std::move(claim)) {}
+  // `devices`: how the paths of the driver's device files begin.
+  ProcessTable(std::string proc, std::string devices, JobClaim claim)
+      : proc_(std::move(proc)), devices_(std::move(devices)), claim_(std::move(claim)) {}
 
-  // Of a process that has died: what was known of it, not alive.
+  // Of a process that has died: what was known of it, not alive. A driver names processes by number
+  // alone, also one that is gone while a child still holds its memory; so a number that passed to
+  // another process while it was listed is that one's only if it has the driver open.
   const ProcessFacts& look(uint32_t pid, uint64_t now_ns);
+  // Of the last look; null if there was none.
+  const ProcessFacts* find(uint32_t pid) const;
   // Forgets all that were not looked at since the last call.
   void sweep();
 
@@ -53,9 +61,9 @@ class ProcessTable {
   struct Entry {
     ProcessFacts facts;
     uint64_t read_ns = 0;
-    bool seen = false;
+    bool seen = false, known = false;  // in this round; in one before
   };
-  std::string proc_;
+  std::string proc_, devices_;
   JobClaim claim_;
   std::map<uint32_t, Entry> entries_;
 };

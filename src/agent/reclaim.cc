@@ -99,29 +99,31 @@ bool SlotJudge::lives(const job::ViewedProcess& process) const {
 
 std::vector<DeadSlot> SlotJudge::dead(const std::string& region, const host::RegionLook& look,
                                       uint64_t now_ns) {
-  std::set<std::pair<Suspect, uint64_t>> kept;
+  const std::map<Slot, uint64_t> before = std::move(suspects_[region]);
+  std::map<Slot, uint64_t> kept;
   std::vector<DeadSlot> found;
-  for (const auto& item : suspects_) {
-    if (item.first.region != region) kept.insert(item);
-  }
   for (const job::ViewedProcess& process : look.processes) {
     if (!process.foreign) continue;
     scan(now_ns);
     if (lives(process)) continue;
-    const Suspect suspect = {region, process.slot, process.owner};
-    uint64_t since = now_ns;
-    for (const auto& item : suspects_) {
-      if (item.first == suspect) since = item.second;
-    }
+    const Slot slot = {process.slot, process.owner};
+    const auto suspected = before.find(slot);
+    const uint64_t since = suspected == before.end() ? now_ns : suspected->second;
     // The scan must be a second one, too.
     if (now_ns - since >= kApartNs && scanned_ns_ > since) {
       found.push_back({process.slot, process.owner});
     } else {
-      kept.insert({suspect, since});
+      kept.emplace(slot, since);
     }
   }
-  suspects_ = std::move(kept);
+  if (kept.empty()) {
+    suspects_.erase(region);
+  } else {
+    suspects_[region] = std::move(kept);
+  }
   return found;
 }
+
+void SlotJudge::forget(const std::string& region) { suspects_.erase(region); }
 
 }  // namespace softmig::agent

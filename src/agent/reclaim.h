@@ -5,8 +5,10 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "host/region_look.h"
@@ -25,6 +27,8 @@ class SlotJudge {
   // Slots that were dead at this call and the one before, at least `kApartNs` earlier.
   std::vector<DeadSlot> dead(const std::string& region, const host::RegionLook& look,
                              uint64_t now_ns);
+  // The region is gone.
+  void forget(const std::string& region);
   static constexpr uint64_t kApartNs = 5'000'000'000;
 
  private:
@@ -40,14 +44,9 @@ class SlotJudge {
   std::string proc_;
   uint64_t scanned_ns_ = 0;
   std::set<Inner> living_;
-  std::set<uint64_t> namespaces_;  // those that a process was ever seen in
-  struct Suspect {
-    std::string region;
-    uint32_t slot;
-    uint64_t owner;
-    auto operator<=>(const Suspect&) const = default;
-  };
-  std::set<std::pair<Suspect, uint64_t>> suspects_;  // and since when
+  std::set<uint64_t> namespaces_;              // those that a process was ever seen in
+  using Slot = std::pair<uint32_t, uint64_t>;  // and its owner
+  std::map<std::string, std::map<Slot, uint64_t>> suspects_;  // by region, since when
 };
 
 // Gives back what these slots hold, in a child with the rights of the region's owner. Returns its

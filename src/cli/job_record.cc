@@ -11,6 +11,7 @@
 
 #include "cli/failure.h"
 #include "cli/output.h"
+#include "host/site_config.h"
 #include "sys/clock.h"
 #include "sys/files.h"
 #include "sys/publish.h"
@@ -61,6 +62,11 @@ DeviceRecord parse_device(const Json& json) {
   json.at("launches").get_to(device.compute.launches);
   json.at("graph_launches").get_to(device.compute.graph_launches);
   return device;
+}
+
+// The record is a file of the job's user: advice counts with these.
+bool is_possible(const DeviceRecord& device) {
+  return device.of <= host::kMaxShards && device.shards <= device.of && device.sm_limit <= 100;
 }
 
 std::string record_path(const std::string& folder, const std::string& job) {
@@ -168,7 +174,10 @@ std::optional<JobRecord> parse_record(const std::string& text) {
     json.at("begin_ns").get_to(record.begin_ns);
     json.at("end_ns").get_to(record.end_ns);
     json.at("ended").get_to(record.ended);
-    for (const Json& device : json.at("devices")) record.devices.push_back(parse_device(device));
+    for (const Json& device : json.at("devices")) {
+      record.devices.push_back(parse_device(device));
+      if (!is_possible(record.devices.back())) return std::nullopt;
+    }
     return record;
   } catch (const Json::exception&) {
     return std::nullopt;

@@ -37,7 +37,9 @@ struct Raw {
 // What "4711", a path, or nothing stands for.
 std::string path_of(const std::string& what) {
   const job::Places places;
-  if (what.find('/') != std::string::npos || std::filesystem::exists(what)) return what;
+  std::error_code absent;
+  const bool is_path = what.find('/') != std::string::npos;
+  if (is_path || std::filesystem::exists(what, absent)) return what;
   if (!what.empty()) {
     if (what.find_first_not_of("0123456789_") == std::string::npos) {
       return fmt::format("{}/{}.region", places.run_dir, what);

@@ -62,8 +62,11 @@ JobRecord find(const std::string& job) {
   if (sys::exists(fmt::format("{}/{}.conf", places.run_dir, job).c_str())) {
     throw Failure(fmt::format("job {} is not yours", job));
   }
+  const bool of_array = job.find('_') != std::string::npos;
   throw Failure(fmt::format("nothing is known of job {} on this node", job),
-                "records are kept on the nodes where a job ran, for 60 days", kExitNone);
+                of_array ? "a task of an array has a number of its own: sacct -X -o JobID,JobIDRaw"
+                         : "records are kept on the nodes where a job ran, for 60 days",
+                kExitNone);
 }
 
 uint64_t shards_here(const std::string& type) {

@@ -18,6 +18,7 @@ struct RegionLook {
 };
 
 // As job::view_region. The file may have been planted by anybody.
-RegionLook look_at_region(const std::string& path, const char* proc_root = "/proc");
+RegionLook look_at_region(const std::string& path, const char* proc_root = "/proc",
+                          const job::SlotFilter& filter = {});
 
 }  // namespace softmig::host

@@ -6,7 +6,8 @@
 
 namespace softmig::host {
 
-// Text from elsewhere (file contents, names of programs) without control bytes.
+// Text from elsewhere (file contents, names of programs) as sound UTF-8 without control characters:
+// other bytes become "\\xff".
 std::string printable(std::string_view text);
 
 // "what: No such file or directory"

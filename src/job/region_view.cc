@@ -46,7 +46,8 @@ void take_header(const abi::RegionHeader& header, RegionView* view) {
                        .launches = 0,
                        .graph_launches = 0,
                        .paid_until_ns = 0,
-                       .clock_ns = 0};
+                       .clock_ns = 0,
+                       .fingerprint = 0};
   }
 }
 
@@ -84,19 +85,25 @@ struct Namespaces {
 
 // False: nobody's slot, or that of a process which is gone.
 bool take_slot(const abi::RegionSlot& slot, const char* proc_root, const Namespaces& mine,
-               ViewedProcess* process) {
+               SlotFilter* filter, ViewedProcess* process) {
   const abi::PackedOwner owner = word(slot.owner);
   const uint32_t pid = policy::owner_pid(owner);
   if (owner == 0 || pid == 0) return false;
+  const uint64_t name_space = policy::owner_namespace(slot, owner);
+  const bool foreign = name_space != 0 && name_space != mine.pid;
+  if (filter->wanted != nullptr && !filter->wanted(filter->context, pid)) {
+    if (!foreign || filter->most_foreign == 0) return false;
+    filter->most_foreign--;
+  }
   *process = {.slot = 0,
               .pid = pid,
               .uid = slot.uid.load(std::memory_order_relaxed),
               .start_ticks = policy::owner_start(owner),
               .owner = owner,
-              .pid_namespace = policy::owner_namespace(slot, owner),
+              .pid_namespace = name_space,
               .time_namespace = word(slot.time_namespace),
-              .image = policy::is_claim(owner) ? 0 : word(slot.image)};
-  process->foreign = process->pid_namespace != 0 && process->pid_namespace != mine.pid;
+              .image = policy::is_claim(owner) ? 0 : word(slot.image),
+              .foreign = foreign};
   const uint64_t comparable = word(slot.time_namespace) == mine.time ? process->start_ticks : 0;
   if (proc_root != nullptr && !process->foreign && sys::is_gone(proc_root, pid, comparable)) {
     return false;
@@ -118,13 +125,21 @@ bool take_slot(const abi::RegionSlot& slot, const char* proc_root, const Namespa
 // Bytes of every device that slots account for, whoever owns them.
 using Accounted = uint64_t[abi::kMaxDevices];
 
-void account_for(const abi::RegionSlot& slot, Accounted& accounted) {
+// Order counts: the same charge in another slot is a change.
+uint64_t mix(uint64_t before, uint64_t value) {
+  const uint64_t mixed = (before ^ value) * 0x9e3779b97f4a7c15ULL;
+  return mixed ^ mixed >> 32;
+}
+
+void account_for(const abi::RegionSlot& slot, RegionView* view, Accounted& accounted) {
   for (uint32_t i = 0; i < abi::kMaxDevices; i++) {
-    accounted[i] += bytes_of(policy::charged_units(word(slot.device[i].charge)));
+    const abi::PackedCharge charge = word(slot.device[i].charge);
+    accounted[i] += bytes_of(policy::charged_units(charge));
+    view->device[i].fingerprint = mix(view->device[i].fingerprint, charge);
   }
 }
 
-void take_slots(int fd, uint32_t count, const char* proc_root, RegionView* view,
+void take_slots(int fd, uint32_t count, const char* proc_root, RegionView* view, SlotFilter filter,
                 Accounted& accounted, ViewedProcess* process, int capacity) {
   const Namespaces mine = {sys::pid_namespace(), sys::time_namespace()};
   abi::RegionSlot chunk[kChunkSlots];
@@ -133,9 +148,9 @@ void take_slots(int fd, uint32_t count, const char* proc_root, RegionView* view,
     const uint64_t offset = offsetof(abi::Region, slot) + at * sizeof *chunk;
     if (!sys::read_exactly(fd, chunk, wanted * sizeof *chunk, offset)) return;
     for (size_t i = 0; i < wanted; i++) {
-      account_for(chunk[i], accounted);
+      account_for(chunk[i], view, accounted);
       ViewedProcess found;
-      if (!take_slot(chunk[i], proc_root, mine, &found)) continue;
+      if (!take_slot(chunk[i], proc_root, mine, &filter, &found)) continue;
       found.slot = at + static_cast<uint32_t>(i);
       view->more = view->more || view->process_count == capacity;
       if (view->process_count < capacity) process[view->process_count++] = found;
@@ -154,7 +169,7 @@ bool has_objects(const RegionView& view, const Accounted& accounted) {
 }  // namespace
 
 ViewStatus view_region(const char* path, const char* proc_root, RegionView* view,
-                       ViewedProcess* process, int capacity) {
+                       ViewedProcess* process, int capacity, const SlotFilter& filter) {
   *view = {};
   const int fd = sys::open_untrusted(path);
   if (fd < 0)
@@ -168,7 +183,7 @@ ViewStatus view_region(const char* path, const char* proc_root, RegionView* view
   take_shares(fd, view);
   // Should the file be cut while it is read, what was there by then is shown.
   Accounted accounted = {};
-  take_slots(fd, view->high_water, proc_root, view, accounted, process, capacity);
+  take_slots(fd, view->high_water, proc_root, view, filter, accounted, process, capacity);
   if (has_objects(*view, accounted)) take_objects(fd, view);
   sys::close_file(fd);
   return ViewStatus::kOk;

@@ -18,6 +18,8 @@ struct ViewedDevice {
   uint64_t gpu_ns = 0, waited_ns = 0, launches = 0, graph_launches = 0;
   // CLOCK_MONOTONIC: up to here the share of GPU time is spent, and the job's last reading.
   uint64_t paid_until_ns = 0, clock_ns = 0;
+  // Of all charges of its slots: another number once any of them was changed.
+  uint64_t fingerprint = 0;
 };
 
 // The compute counters of one process on one device, as in ViewedDevice.
@@ -38,8 +40,7 @@ struct ViewedProcess {
   uint64_t bytes[abi::kMaxDevices] = {};
   uint64_t context_bytes[abi::kMaxDevices] = {};  // of `bytes`
   ViewedCompute compute[abi::kMaxDevices] = {};
-  // The words themselves: the same word in two looks means that nothing changed between them.
-  abi::PackedCharge charge[abi::kMaxDevices] = {};
+  abi::PackedCharge charge[abi::kMaxDevices] = {};  // the words themselves
 };
 
 struct RegionView {
@@ -57,10 +58,17 @@ enum class ViewStatus {
   kForeign,    // not a region: no regular file, too short, other magic or sizes
 };
 
+// Which processes are wanted: a region has room for 32768, and its user can fill it with them.
+struct SlotFilter {
+  bool (*wanted)(const void* context, uint32_t pid) = nullptr;  // null: all
+  const void* context = nullptr;
+  uint32_t most_foreign = 0;  // of other pid namespaces so many that are not wanted, all the same
+};
+
 // Reads the region at `path`. With a `proc_root` ("/proc"), processes of the caller's pid namespace
 // that are gone are left out; null lists every slot with an owner. At most `capacity` processes are
 // written to `process` (null with 0 is fine).
 ViewStatus view_region(const char* path, const char* proc_root, RegionView* view,
-                       ViewedProcess* process, int capacity);
+                       ViewedProcess* process, int capacity, const SlotFilter& filter = {});
 
 }  // namespace softmig::job

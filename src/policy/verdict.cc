@@ -99,8 +99,11 @@ void Judge::judge_process(const Facts& facts, const GpuProcess& process) {
     if (slice->ledger_known && !process.in_ledger) suspect(facts, verdict, true);
     return;
   }
+  // Slurm gives a whole GPU to a job whose slices are over, be their configs still there.
+  const JudgedDevice& device = facts.devices[process.device];
+  if (process.no_config && device.deserted) return;
   verdict.kind = VerdictKind::kStranger;
-  if (facts.devices[process.device].sliced) suspect(facts, verdict, true);
+  if (device.sliced) suspect(facts, verdict, true);
 }
 
 void Judge::judge_slice(const Facts& facts, const SliceOfGpu& slice) {

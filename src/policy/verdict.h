@@ -42,6 +42,7 @@ struct GpuProcess {
   bool job_ended = false;    // the job had a slice here, and has none any more
   bool bytes_known = false;
   uint64_t bytes = 0;
+  bool no_config = false;  // it is a job's for which there is no config on the node
   bool in_ledger = false;  // it has a slot of its own in its job's region
   uint64_t charged = 0;    // bytes of that slot
   uint64_t busy_ns = 0;    // GPU time since the last sample of the device
@@ -63,6 +64,7 @@ struct JudgedDevice {
   bool listed = false;     // the driver told which processes use it
   bool sliced = false;     // some job's config names it
   uint64_t sample_ns = 0;  // GPU times of the processes are of so much time; 0: there are none
+  bool deserted = false;   // sliced for jobs alone that have no process: an epilog may have failed
 };
 
 struct Tolerance {

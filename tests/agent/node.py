@@ -40,7 +40,7 @@ def own_namespace():
     if libc.mount(None, b"/", None, MS_REC | MS_PRIVATE, None) != 0:
         return False
     for place in (b"/run", b"/var/log"):
-        if libc.mount(b"tmpfs", place, b"tmpfs", 0, b"mode=755") != 0:
+        if libc.mount(b"tmpfs", place, b"tmpfs", 0, b"mode=755,size=1g") != 0:
             return False
     return True
 
@@ -247,9 +247,11 @@ class Node(unittest.TestCase):
         if LIBRARIES:
             environment["LD_LIBRARY_PATH"] = f"{LIBRARIES}:{environment.get('LD_LIBRARY_PATH', '')}"
         with open(cls.folder / "agent.log", "wb") as output:
-            cls.agent = subprocess.Popen([str(BUILD / "softmigd"), "--config", str(cls.site_file), *options,
-                                          *cls.options], env=environment, stdin=subprocess.DEVNULL,
-                                         stdout=output, stderr=output)
+            words = [str(BUILD / "softmigd"), "--config", str(cls.site_file), *options, *cls.options]
+            if not REAL:
+                words += ["--devices", cls.sim_environment()["SOFTMIG_SIM_STATE"]]
+            cls.agent = subprocess.Popen(words, env=environment, stdin=subprocess.DEVNULL, stdout=output,
+                                         stderr=output)
         atexit.register(cls.agent.kill)
         if first_look:
             cls.until(lambda: cls.value("softmig_agent_looks_total") >= 1, 10, "the first look")

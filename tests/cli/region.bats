@@ -38,6 +38,7 @@ print(device["peak"] >= slot["devices"][0]["bytes"] > 0, all["high_water"])' "$S
   run -1 "$SOFTMIG" region "$work/nowhere"
   [[ "$output" == *"there is no such file"* ]]
   run -2 "$SOFTMIG" region nonsense
+  run -2 "$SOFTMIG" region "$(printf 'a%.0s' {1..5000})"
   [[ "$output" == *"neither a file nor a job"* ]]
   run -2 "$SOFTMIG" region
   [[ "$output" == *"this process is in no slice"* ]]

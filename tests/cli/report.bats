@@ -51,6 +51,8 @@ print(device[\"advice\"])"'
 @test "a job of which nothing is known: status 3" {
   run -3 "$SOFTMIG" report 123456789
   [[ "$output" == *"nothing is known of job 123456789 on this node"* ]]
+  run -3 "$SOFTMIG" report 123456789_3
+  [[ "$output" == *"a task of an array has a number of its own: sacct"* ]]
   run -2 "$SOFTMIG" report ../../etc/passwd
   [[ "$output" == *"is not a job"* ]]
   run -2 "$SOFTMIG" report

@@ -178,6 +178,43 @@ TEST_F(Viewed, WritesNoMoreProcessesThanFit) {
   EXPECT_TRUE(view_.more);
 }
 
+TEST_F(Viewed, OnlyThoseThatAreWantedAreListed) {
+  for (uint32_t pid = 1; pid <= 20; pid++) {
+    add(pid, 1, sys::pid_namespace() + (pid > 10 ? 1 : 0), 1);
+  }
+  const uint32_t wanted = 7;
+  SlotFilter filter = {
+      [](const void* pid, uint32_t found) { return *static_cast<const uint32_t*>(pid) == found; },
+      &wanted, 3};
+  process_.assign(64, {});
+  ASSERT_EQ(view_region(path_.c_str(), nullptr, &view_, process_.data(), 64, filter),
+            ViewStatus::kOk);
+  ASSERT_EQ(view_.process_count, 4);
+  EXPECT_EQ(process_[0].pid, 7U);
+  for (int i = 1; i < 4; i++) EXPECT_TRUE(process_[i].foreign);
+  EXPECT_EQ(view_.device[0].used, 20 * abi::kUnit);
+}
+
+TEST_F(Viewed, EveryChangeOfAChargeIsToBeSeen) {
+  const int first = add(1, 1, sys::pid_namespace(), 10),
+            second = add(2, 1, sys::pid_namespace(), 5);
+  const auto fingerprint = [&] {
+    EXPECT_EQ(view(nullptr), ViewStatus::kOk);
+    return view_.device[0].fingerprint;
+  };
+  const uint64_t before = fingerprint();
+  EXPECT_EQ(fingerprint(), before);
+  policy::change_use(*map_, first, 0, 3, policy::kNoLimit);
+  const uint64_t more = fingerprint();
+  EXPECT_NE(more, before);
+  policy::change_use(*map_, first, 0, -3, policy::kNoLimit);
+  const uint64_t back = fingerprint();  // the same amount, and yet it moved
+  EXPECT_NE(back, before);
+  EXPECT_NE(back, more);
+  policy::change_use(*map_, second, 0, 1, policy::kNoLimit);
+  EXPECT_NE(fingerprint(), back);
+}
+
 TEST_F(Viewed, WhatIsNoRegionIsRefused) {
   const auto status_of = [&](const std::string& path) {
     return view_region(path.c_str(), "/proc", &view_, nullptr, 0);

@@ -109,6 +109,25 @@ TEST_F(VerdictTest, OneLookAloneSaysNothing) {
   }
 }
 
+TEST_F(VerdictTest, AJobThatSlurmGaveTheGpuIsNoStrangerBesideConfigsOfTheDead) {
+  GpuProcess whole = process(1, kGiB, 0);
+  whole.job = 8;
+  whole.no_config = true;
+  devices_[0].deserted = true;
+  for (int i = 0; i < 5; i++) EXPECT_TRUE(look({whole}).empty());
+  devices_[0].deserted = false;
+  look({whole});
+  ASSERT_EQ(look({whole}).size(), 1U);
+  // Outside of jobs, and with a config for another GPU, nobody is entitled to it.
+  devices_[0].deserted = true;
+  for (int i = 0; i < 2; i++) look({});
+  GpuProcess login = process(2, kGiB, 0), other = process(3, kGiB, 0);
+  login.job = 0;
+  other.job = 9;
+  look({login, other});
+  EXPECT_EQ(look({login, other}).size(), 2U);
+}
+
 TEST_F(VerdictTest, AProcessInNoLedgerIsNamed) {
   look({process(1, 2 * kGiB, 2 * kGiB), process(3, 600 * kMiB, 0)});
   const auto verdicts =

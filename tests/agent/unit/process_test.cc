@@ -87,16 +87,47 @@ TEST_F(FakeProc, TheNumberInAContainerIsTheLastOne) {
   EXPECT_EQ(read_process(root_, 4001, {})->inner_pid, 4001U);
 }
 
-TEST_F(FakeProc, ANumberUsedAgainIsAnotherProcess) {
-  ProcessTable table(root_, {});
+TEST_F(FakeProc, WhatADeadProcessWasIsStillKnown) {
+  ProcessTable table(root_, "/dev/nvidia", {});
   process(10, "0::/slurm/job_5\n", kUser, 7);
   EXPECT_EQ(table.look(10, 1).job, 5U);
-  process(10, "0::/slurm/job_6\n", kUser, 8);
-  EXPECT_EQ(table.look(10, 2).job, 6U);
-  EXPECT_EQ(table.look(10, 2).start_ticks, 8U);
   std::filesystem::remove_all(root_ + "/10");
-  EXPECT_FALSE(table.look(10, 3).alive);
-  EXPECT_EQ(table.look(10, 3).job, 6U);  // what it was is still known
+  table.sweep();
+  EXPECT_FALSE(table.look(10, 2).alive);
+  EXPECT_EQ(table.look(10, 2).job, 5U);
+}
+
+// The driver goes on listing a dead process whose memory a child holds.
+TEST_F(FakeProc, ANumberUsedAgainWhileItIsListedIsTheOldOneUntilItHasTheDriverOpen) {
+  ProcessTable table(root_, "/dev/nvidia", {});
+  process(10, "0::/slurm/job_5\n", kUser, 7);
+  table.look(10, 1);
+  table.sweep();
+  process(10, "0::/slurm/job_6\n", kUser, 8);
+  std::filesystem::create_directories(root_ + "/10/fd");
+  std::filesystem::create_symlink("/dev/null", root_ + "/10/fd/0");
+  for (uint64_t second = 2; second < 20; second++) {
+    const ProcessFacts& facts = table.look(10, second * 1'000'000'000);
+    EXPECT_FALSE(facts.alive);
+    EXPECT_EQ(facts.job, 5U);
+    EXPECT_EQ(facts.start_ticks, 7U);
+    table.sweep();
+  }
+  std::filesystem::create_symlink("/dev/nvidiactl", root_ + "/10/fd/3");
+  EXPECT_TRUE(table.look(10, 20'000'000'000).alive);
+  EXPECT_EQ(table.look(10, 20'000'000'000).job, 6U);
+  EXPECT_EQ(table.look(10, 20'000'000'000).start_ticks, 8U);
+}
+
+TEST_F(FakeProc, ANumberThatWasNotListedInBetweenIsAnotherProcess) {
+  ProcessTable table(root_, "/dev/nvidia", {});
+  process(10, "0::/slurm/job_5\n", kUser, 7);
+  table.look(10, 1);
+  table.sweep();
+  table.sweep();
+  process(10, "0::/slurm/job_6\n", kUser, 8);
+  EXPECT_EQ(table.look(10, 3).job, 6U);
+  EXPECT_TRUE(table.look(10, 3).alive);
 }
 
 TEST_F(FakeProc, OnlyWhoWasJudgedIsKilled) {
@@ -110,7 +141,7 @@ TEST_F(FakeProc, OnlyWhoWasJudgedIsKilled) {
   const auto pid = static_cast<uint32_t>(child);
   const auto real = sys::process_state("/proc", child).start_ticks;
   process(pid, "0::/slurm/job_5\n", kUser, real);
-  EXPECT_EQ(kill_process(root_, {pid, real + 1, 5, 5001}, {}), KillResult::kNotTheSame);
+  EXPECT_EQ(kill_process(root_, {pid, real + 1, 5, 5001}, {}), KillResult::kGone);
   EXPECT_EQ(kill_process(root_, {pid, real, 6, 5001}, {}), KillResult::kNotTheSame);
   EXPECT_EQ(kill_process(root_, {pid, real, 5, 5002}, {}), KillResult::kNotTheSame);
   EXPECT_EQ(kill_process(root_, {pid, 0, 5, 5001}, {}), KillResult::kNotTheSame);

@@ -69,6 +69,23 @@ TEST(JobRecord, WhatIsNoneIsRefused) {
   }
 }
 
+// The file is the user's, and root may ask for the report.
+TEST(JobRecord, WhatNoSliceCanBeIsRefused) {
+  const auto with = [](uint64_t shards, uint64_t of, uint64_t sm_limit) {
+    JobRecord record = sample();
+    record.devices[0].shards = shards;
+    record.devices[0].of = of;
+    record.devices[0].sm_limit = sm_limit;
+    return parse_record(to_json(record).dump()).has_value();
+  };
+  EXPECT_TRUE(with(0, 0, 0));
+  EXPECT_TRUE(with(32, 32, 100));
+  EXPECT_FALSE(with(1, 18446744073709551557ULL, 25));
+  EXPECT_FALSE(with(UINT64_MAX, UINT64_MAX, 0));
+  EXPECT_FALSE(with(5, 4, 25));
+  EXPECT_FALSE(with(1, 4, 101));
+}
+
 TEST(JobRecord, TextIsMadePrintable) {
   JobRecord record = sample();
   record.devices[0].name = "\033[31mred";
