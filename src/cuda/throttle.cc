@@ -206,7 +206,7 @@ uint64_t settle_single(Context& context, const Bracket& bracket, uint64_t took, 
   // What a collective takes beyond its work says nothing about the next one.
   const Company lesson = bracket.collective && trusted ? Company::kContexts : company;
   Cost& row = g_costs.find(bracket.key);
-  policy::learn(row, sample, lesson);
+  policy::learn(row, sample, lesson, bracket.host_ns == 0 && !bracket.collective);
   if (bracket.function != 0) {
     policy::learn(g_costs.find(bracket.function), sample * kCostPerBlockScale / bracket.blocks,
                   lesson);

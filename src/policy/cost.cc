@@ -20,6 +20,11 @@ constexpr uint64_t kTimesliceNs = 500'000;
 // So many untrusted samples in a row that were not believed are. Kernels longer than a timeslice
 // may be preempted every time.
 constexpr uint32_t kPatience = 16, kLongPatience = 256;
+// A context keeps the GPU for about this long while others want it, so of short kernels that follow
+// each other this part of their length is cut.
+constexpr uint64_t kTurnNs = 2'000'000;
+// How many samples are judged at once: so many if it is plain, so many if not.
+constexpr uint8_t kPlainly = 32, kJudged = 128;
 
 uint64_t place(uint64_t key, uint32_t probe) {
   return ((key >> 20 ^ key) + probe) & (CostTable::kRows - 1);
@@ -46,6 +51,40 @@ void blend(Cost& cost, uint64_t sample) {
   }
   cost.mean_ns.store(std::max<uint64_t>(next, 1), memory_order_relaxed);
   cost.samples.store(std::min(samples + 1, kMemory), memory_order_relaxed);
+}
+
+// Whether more samples were dear than are cut, by one in `part`.
+bool too_many_dear(const Cost& cost, uint64_t low_ns, uint32_t part) {
+  const uint64_t cut = 3 * low_ns * cost.seen / kTurnNs;
+  return cost.dear.load(memory_order_relaxed) > cost.seen / part + cut;
+}
+
+// Counts a sample as cheap or dear, and decides from many whether the cost varies.
+void judge(Cost& cost, uint64_t sample_ns) {
+  const uint64_t low = cost.varies ? cost.lowest_ns : cost.mean_ns.load(memory_order_relaxed);
+  cost.seen++;
+  if (sample_ns > low + std::min(kTimesliceNs, low * 4)) {
+    const auto us = static_cast<uint32_t>(std::min<uint64_t>(sample_ns / 1000, UINT32_MAX));
+    cost.least_dear_us =
+        cost.dear.fetch_add(1, memory_order_relaxed) == 0 ? us : std::min(cost.least_dear_us, us);
+  } else if (cost.varies) {
+    cost.lowest_ns = low - low / 16 + sample_ns / 16;
+  }
+  const bool plain = cost.seen == kPlainly && too_many_dear(cost, low, 4);
+  if (!plain && cost.seen < kJudged) return;
+  const bool did = cost.varies;
+  cost.varies = plain || too_many_dear(cost, low, did ? 64 : 16);
+  if (cost.varies) {
+    const uint64_t beyond = uint64_t{cost.least_dear_us} * 1000 - low;
+    cost.mean_ns.store(low + beyond * cost.dear.load(memory_order_relaxed) / cost.seen,
+                       memory_order_relaxed);
+    cost.lowest_ns = low;
+  } else if (did) {
+    cost.mean_ns.store(std::max<uint64_t>(low, 1), memory_order_relaxed);
+    cost.doubted = 0;
+  }
+  cost.seen = 0;
+  cost.dear.store(0, memory_order_relaxed);
 }
 
 }  // namespace
@@ -87,6 +126,9 @@ Cost& CostTable::find(uint64_t key) {
   victim->nature.store(Nature::kNotKnown, memory_order_relaxed);
   victim->used.store(now, memory_order_relaxed);
   victim->doubted = 0;
+  victim->seen = 0;
+  victim->dear.store(0, memory_order_relaxed);
+  victim->varies = false;
   victim->key.store(key, std::memory_order_release);
   return *victim;
 }
@@ -107,6 +149,7 @@ void CostTable::forget(uint64_t key) {
   row->mean_ns.store(0, memory_order_relaxed);
   row->countdown.store(0, memory_order_relaxed);
   row->nature.store(Nature::kNotKnown, memory_order_relaxed);
+  row->varies = false;
 }
 
 bool is_due(Cost& cost, uint64_t random) {
@@ -122,8 +165,9 @@ bool is_due(Cost& cost, uint64_t random) {
     cost.countdown.store(left - 1, memory_order_relaxed);
     return false;
   }
-  const uint64_t wanted =
-      std::clamp<uint64_t>(kSampleNs * kSamplePart / estimate(cost), 1, kRarestSample);
+  // Dear ones were seen: more often until it is clear what they are.
+  const uint64_t part = cost.dear.load(memory_order_relaxed) > 1 ? kSamplePart / 8 : kSamplePart;
+  const uint64_t wanted = std::clamp<uint64_t>(kSampleNs * part / estimate(cost), 1, kRarestSample);
   // Kept while it is about right: if a high estimate were looked at sooner than a low one, the low
   // ones would hold for longer, and the mean over launches be too low.
   uint64_t every = cost.every.load(memory_order_relaxed);
@@ -136,8 +180,13 @@ bool is_due(Cost& cost, uint64_t random) {
   return left == 1;
 }
 
-bool learn(Cost& cost, uint64_t sample_ns, Company company) {
+bool learn(Cost& cost, uint64_t sample_ns, Company company, bool follows) {
   const bool trusted = company == Company::kNobody;
+  if (trusted) cost.varies = false;
+  if (company == Company::kContexts && is_known(cost)) {
+    if (follows) judge(cost, sample_ns);
+    if (cost.varies) return follows;
+  }
   if (trusted || !is_known(cost) || sample_ns <= believable(cost, company)) {
     const uint64_t mean = cost.mean_ns.load(memory_order_relaxed);
     // Where that is the difference of a preemption, the mean held one.

@@ -4,7 +4,10 @@
 // may depend on its arguments, and launches are sampled at random, so the mean is what n launches
 // cost on average. Where another context may have taken the GPU in between (untrusted samples),
 // only the lower envelope counts: a sample far above what is known was a preemption, unless all of
-// many are.
+// many are, or more than preemptions explain. A kernel that is short against a timeslice is seldom
+// cut while its stream has work before it; if many of its samples are dear, it is now cheap and now
+// dear
+// (`varies`), and costs the mean of the two, each by its own lower envelope.
 //
 // A table of one process: fixed size, found without a lock, learnt under a lock of the caller's.
 // Pure: no clock; memory and random bits come from the caller.
@@ -16,7 +19,7 @@
 namespace softmig::policy {
 
 // Whether a kernel waits, on the GPU, for kernels on other GPUs.
-enum class Nature : uint32_t { kNotKnown, kOrdinary, kCollective };
+enum class Nature : uint8_t { kNotKnown, kOrdinary, kCollective };
 // By its name, as NCCL and RCCL call theirs.
 Nature nature_of(const char* kernel_name);
 
@@ -27,12 +30,16 @@ struct alignas(64) Cost {
   std::atomic<uint32_t> countdown;  // launches until the next sample
   std::atomic<uint32_t> pending;    // samples under way
   std::atomic<uint32_t> used;       // when it was looked up last, for the choice of a victim
-  // Untrusted samples since the last that was believed.
+  // Untrusted samples since the last that was believed. Of a cost that varies: its cheap kind.
   uint64_t lowest_ns;
   uint32_t doubted;
   std::atomic<uint32_t> every;  // launches per sample
   std::atomic<Nature> nature;
-  uint32_t reserved;
+  // Samples of a busy stream beside other contexts, since they were last judged.
+  uint8_t seen;
+  std::atomic<uint8_t> dear;
+  bool varies;
+  uint32_t least_dear_us;  // the least of the dear ones
 };
 static_assert(sizeof(Cost) == 64);
 
@@ -90,7 +97,8 @@ enum class Company : uint8_t {
   kContexts,  // another context: it takes the whole GPU for a while
   kStreams,   // other streams of the program: both run, more slowly
 };
-// Enters a sample. True: it was believed.
-bool learn(Cost& cost, uint64_t sample_ns, Company company);
+// Enters a sample. `follows`: its stream had work before it, so that the GPU came to it without a
+// pause. True: it was believed.
+bool learn(Cost& cost, uint64_t sample_ns, Company company, bool follows = false);
 
 }  // namespace softmig::policy

@@ -92,6 +92,64 @@ TEST_F(Costs, ADearerKernelIsBelievedInTheEnd) {
   EXPECT_EQ(estimate(cost), 9 * kMs);
 }
 
+// A kernel whose arguments decide what it takes, beside an idle context or beside hungry ones: how
+// much is charged of what it takes.
+struct Varied {
+  uint64_t cheap, dear;
+  int one_in;  // of how many launches one is dear
+  int hungry;  // contexts that want the GPU as well
+  double least, most;
+};
+
+class VariedCosts : public testing::TestWithParam<Varied> {
+ protected:
+  // Each turn of the others cuts whatever runs. What is longer than a turn is cut every time:
+  // nothing tells that from its cost.
+  uint64_t with_turns(uint64_t length) {
+    constexpr uint64_t kTurn = 2 * kMs;
+    uint64_t took = length;
+    for (turn_left_ -= static_cast<int64_t>(length); turn_left_ < 0; turn_left_ += kTurn)
+      took += static_cast<uint64_t>(GetParam().hungry) * kTurn;
+    return took;
+  }
+
+  std::mt19937_64 random_{7};
+  int64_t turn_left_ = 2 * kMs;
+};
+
+TEST_P(VariedCosts, AreChargedAboutWhatTheyTake) {
+  const Varied& varied = GetParam();
+  std::vector<Cost> rows(CostTable::kRows);
+  CostTable costs(rows.data());
+  Cost& cost = costs.find(mix(1, 1));
+  double charged = 0, took = 0;
+  for (int i = 0; i < 400000; i++) {
+    const uint64_t length =
+        varied.one_in != 0 && random_() % static_cast<uint64_t>(varied.one_in) == 0 ? varied.dear
+                                                                                    : varied.cheap;
+    const uint64_t seen = with_turns(length);
+    if (i > 100000) {
+      took += static_cast<double>(length);
+      charged += static_cast<double>(estimate(cost));
+    }
+    if (is_due(cost, random_())) learn(cost, seen, Company::kContexts, true);
+  }
+  EXPECT_GT(charged / took, varied.least);
+  EXPECT_LT(charged / took, varied.most);
+}
+
+INSTANTIATE_TEST_SUITE_P(Kinds, VariedCosts,
+                         testing::Values(Varied{20 * kUs, 2 * kMs, 2, 0, 0.9, 1.1},
+                                         Varied{20 * kUs, 1 * kMs, 2, 3, 0.9, 1.2},
+                                         Varied{20 * kUs, 2 * kMs, 8, 0, 0.9, 1.1},
+                                         Varied{20 * kUs, 1 * kMs, 8, 3, 0.8, 1.3},
+                                         Varied{200 * kUs, 5 * kMs, 2, 0, 0.9, 1.1},
+                                         // These do not vary, however often they are cut.
+                                         Varied{20 * kUs, 0, 0, 0, 0.95, 1.1},
+                                         Varied{20 * kUs, 0, 0, 7, 0.95, 1.1},
+                                         Varied{200 * kUs, 0, 0, 3, 0.95, 1.1},
+                                         Varied{1 * kMs, 0, 0, 3, 0.95, 1.3}));
+
 TEST_F(Costs, FirstLaunchesAreTimedOneAfterTheOther) {
   Cost& cost = table.find(mix(1, 1));
   EXPECT_TRUE(is_due(cost, random()));
