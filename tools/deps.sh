@@ -3,7 +3,8 @@
 #
 #   deps.sh build    the library, the command line, the simulated GPU and all test programs
 #   deps.sh test     the above, and what the tests call
-#   deps.sh packages the first, and what makes packages
+#   deps.sh lab      the above, and what makes another Debian
+#   deps.sh packages that of build, and what makes packages
 #   deps.sh check    all above, and what looks at the sources
 #
 # Does nothing if all are there. Installing needs root; without it, the command to type is printed.
@@ -15,7 +16,7 @@ build=(cmake make g++ python3 libcli11-dev libfmt-dev nlohmann-json3-dev libncur
 tests=(bats binutils util-linux procps mandoc curl python3-pip clang-14 libclang-rt-14-dev)
 # What the tests of the Slurm side call; without them those tests are skipped.
 slurm=(lua-busted lua5.1 lua5.2 lua5.3 lua5.4 slurmctld slurmd slurm-client
-  slurm-wlm-basic-plugins munge iproute2)
+  slurm-wlm-basic-plugins munge iproute2 xz-utils)
 # The node agent and what checks its metrics; without them it is not built.
 agent=(prometheus-cpp-dev prometheus)
 # What builds and checks the packages.
@@ -25,11 +26,12 @@ check=(lua-check git shellcheck clang-format clang-tidy)
 case "${1:-}" in
   build) wanted=("${build[@]}") ;;
   test) wanted=("${build[@]}" "${tests[@]}" "${slurm[@]}" "${agent[@]}" "${packages[@]}") ;;
+  lab) wanted=("${build[@]}" "${tests[@]}" "${slurm[@]}" debootstrap) ;;
   packages) wanted=("${build[@]}" "${agent[@]}" "${packages[@]}") ;;
   check) wanted=("${build[@]}" "${tests[@]}" "${slurm[@]}" "${agent[@]}" "${packages[@]}"
     "${check[@]}") ;;
   *)
-    echo "usage: $0 build|test|packages|check" >&2
+    echo "usage: $0 build|test|lab|packages|check" >&2
     exit 2
     ;;
 esac
