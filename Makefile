@@ -7,7 +7,7 @@ SOAK_MINUTES ?= 60
 
 .DEFAULT_GOAL := build
 .PHONY: build demo test check packages deps install gpu-test card bench bench-report asan tsan clang fuzz model \
-  chaos soak coverage aarch64 old-worlds clean help
+  chaos soak lab-packed coverage aarch64 old-worlds clean help
 
 CMAKE_BUILD := cmake --build $(BUILD) --parallel $(JOBS)
 DEMO_PARTS := softmig softmig_cli sim_cuda_130 sim_nvml_130
@@ -92,6 +92,11 @@ chaos: build ## SIGKILL at every instruction of the protocol, 64 processes for t
 
 soak: build ## a mixed load on the simulated GPU, SOAK_MINUTES of it (60)
 	tests/gpu/soak.py --build $(BUILD) --sim 1x80G --minutes $(SOAK_MINUTES)
+
+lab-packed: ## as root: the Slurm lab that is carried to a card, on a bare Debian 13 and a simulated GPU
+	@tools/deps.sh lab
+	@BUILD=$(BUILD) JOBS=$(JOBS) ./build.sh
+	tests/slurm/packed.sh trixie $(BUILD)
 
 coverage: ## what unit tests and fuzzers reach; HTML in build-coverage/html
 	@tools/deps.sh test

@@ -35,6 +35,10 @@ if(TARGET softmig_cli AND TARGET sim_nvml_130 AND NOT SOFTMIG_SANITIZE)
   endforeach()
   sm_slurm_test(faults faults linuxproc ${sm_site})
   sm_slurm_test(burst burst linuxproc ${sm_site})
+  # What is carried to a machine with a card, on this one without Slurm. `make lab-packed`: on a bare one.
+  add_test(NAME slurm.packed COMMAND ${sm_slurm_tests}/packed.sh own ${CMAKE_BINARY_DIR} --seconds 5)
+  set_tests_properties(slurm.packed PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 150
+                       LABELS "slurm;root;timed")
 endif()
 
 add_test(NAME slurm.killed COMMAND ${Python3_EXECUTABLE} ${sm_slurm_tests}/killed_test.py)

@@ -3,7 +3,8 @@
 #
 #   deps.sh build    the library, the command line, the simulated GPU and all test programs
 #   deps.sh test     the above, and what the tests call
-#   deps.sh packages the first, and what makes packages
+#   deps.sh lab      the above, and what makes another Debian
+#   deps.sh packages that of build, and what makes packages
 #   deps.sh check    all above, and what looks at the sources
 #   deps.sh aarch64  what builds the library for aarch64 and runs it
 #
@@ -17,7 +18,7 @@ tests=(bats binutils libc6-i386 util-linux procps mandoc curl python3-pip clang-
   fonts-dejavu-core librsvg2-bin)
 # What the tests of the Slurm side call; without them those tests are skipped.
 slurm=(lua-busted lua5.1 lua5.2 lua5.3 lua5.4 slurmctld slurmd slurm-client
-  slurm-wlm-basic-plugins munge iproute2)
+  slurm-wlm-basic-plugins munge iproute2 xz-utils)
 # The node agent and what checks its metrics; without them it is not built.
 agent=(prometheus-cpp-dev prometheus)
 # What builds and checks the packages.
@@ -29,12 +30,13 @@ check=(lua-check git shellcheck clang-format clang-tidy)
 case "${1:-}" in
   build) wanted=("${build[@]}") ;;
   test) wanted=("${build[@]}" "${tests[@]}" "${slurm[@]}" "${agent[@]}" "${packages[@]}") ;;
+  lab) wanted=("${build[@]}" "${tests[@]}" "${slurm[@]}" debootstrap) ;;
   packages) wanted=("${build[@]}" "${agent[@]}" "${packages[@]}") ;;
   check) wanted=("${build[@]}" "${tests[@]}" "${slurm[@]}" "${agent[@]}" "${packages[@]}"
     "${check[@]}") ;;
   aarch64) wanted=("${aarch64[@]}") ;;
   *)
-    echo "usage: $0 build|test|packages|check|aarch64" >&2
+    echo "usage: $0 build|test|lab|packages|check|aarch64" >&2
     exit 2
     ;;
 esac

@@ -1,17 +1,20 @@
 #!/usr/bin/env python3
 """A Slurm lab on a machine with a card: four users submit four quarter jobs that run PyTorch, and
-everything is looked at from outside. Needs root, and neither network nor packages: Slurm comes in a
-folder that pack_slurm.sh made.
+everything is looked at from outside. Needs root, and neither network nor packages: Slurm comes as
+pack_slurm.sh made it, in its folder or its file.
 
-    card.py --slurm-root FOLDER --build BUILD --python PYTHON    on a card; PYTHON has PyTorch
-    card.py --slurm-root FOLDER --build BUILD --sim              on a simulated GPU
+    card.py --slurm-root slurmroot.tar.xz --build BUILD [--python PYTHON]    on a card
+    card.py --slurm-root slurmroot.tar.xz --build BUILD --sim                on a simulated GPU
 
 munged, slurmctld and slurmd run in namespaces of their own (mounts, network, host name), with a private
-/etc, /run and /var/log. All of it is gone at the end, which comes after 150 s at the latest. Prints
-short lines; exit status 0 if every check held.
+/etc, /run and /var/log. All of it is gone at the end, which comes after 150 s at the latest. What the
+machine lacks is said before anything is started, all at once. Prints short lines; with --out FOLDER
+they are in card.txt as well, all figures in card.json, and the logs of what did not hold in logs/.
+Exit status 0 if every check held, 2 if nothing was begun.
 """
 
 import argparse
+import contextlib
 import ctypes
 import fcntl
 import json
@@ -24,14 +27,17 @@ import socket
 import struct
 import subprocess
 import sys
+import tarfile
 import tempfile
 import threading
 import time
+import traceback
 
 sys.dont_write_bytecode = True
 import lab  # noqa: E402
 
 MOST_SECONDS = 145
+INSIDE_SECONDS = 132  # after which logs are still collected
 START_SECONDS = 50  # for four PyTorch's to come up
 BASE_SECONDS = 4
 MIB = 1 << 20
@@ -44,6 +50,7 @@ CONFIGS = pathlib.Path("/run/softmig")
 SITE = "NUM_SHARDS_PER_GPU=4\nMEMORY_RESERVE=2G\n"
 SIM_GPU = "1x80G:h100"
 BY_BOTH = ("LD_LIBRARY_PATH", "CUDA_DEVICE_ORDER", "SOFTMIG_SIM_STATE")  # prolog and jobs need them
+NAMESPACES = ("--mount", "--uts", "--net", "--ipc", "--propagation", "private")
 PROLOG = """\
 #!/bin/bash
 export PATH={bin}:{path}
@@ -60,40 +67,188 @@ SIM_SMI = """\
 #!/bin/sh
 case "$*" in
   *memory.total*) echo 81920, 0 ;;
-  *compute-apps*) pgrep -f 'card_job.py driver' | sed 's/.*/&, &, 600/' ;;
+  *compute-apps*)
+    for one in /proc/[0-9]*; do
+      pid=${one#/proc/}
+      if { tr '\\0' ' ' <"$one/cmdline"; } 2>/dev/null | grep -q 'card_job.py driver'; then
+        echo "$pid, $pid, 600"
+      fi
+    done ;;
 esac
 """
+SYSTEM_PROGRAMS = ("bash", "unshare", "setpriv", "mount", "umount", "ldconfig", "ldd")
+PACKED_PROGRAMS = ("munged", "slurmctld", "slurmd", "slurmstepd", "sbatch", "squeue", "scontrol", "sinfo",
+                   "scancel")
+PLUGINS = "usr/lib/x86_64-linux-gnu/slurm-wlm"
+RESULT = {"checks": [], "seconds": {}}
 WRONG = []
+OUT = None  # of card.txt and card.json, in the namespaces
+BEGAN = time.monotonic()
 
 
 def say(text):
     """One line, at once: what comes after may hang."""
     print(text, flush=True)
+    if OUT:
+        with open(OUT / "card.txt", "a", encoding="utf-8") as lines:
+            lines.write(f"{text}\n")
 
 
 def check(what, held, seen=""):
     """A line of the result."""
     say(f"{'ok   ' if held else 'WRONG'} {what}{': ' if seen != '' else ''}{seen}")
+    RESULT["checks"].append({"what": what, "held": bool(held), "seen": seen})
     if not held:
         WRONG.append(what)
 
 
+@contextlib.contextmanager
+def step(what, seconds):
+    """A part of the run that may take so long, and what there is left of the whole."""
+    def late(*_):
+        raise lab.LabError(f"{what}: not done after {time.monotonic() - begin:.0f} s")
+    begin = time.monotonic()
+    signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, max(0.1, min(seconds, BEGAN + INSIDE_SECONDS - begin)))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        RESULT["seconds"][what] = round(time.monotonic() - begin, 1)
+    say(f"{what}: {RESULT['seconds'][what]} s")
+
+
 # Outside of the namespaces -------------------------------------------------------------------------
+
+
+class NotHere(Exception):
+    """What is needed and is not there; the text names the file."""
+
+
+def packed_name(folder, program):
+    """A program of the packed Slurm, under either of its names, or None."""
+    names = [f"{folder}/usr/{place}/{program}{end}" for place in ("bin", "sbin") for end in ("", "-wlm")]
+    return next((name for name in names if os.path.exists(name)), None)
+
+
+def find_root(folder):
+    """Where in a folder the packed root is: itself, or a folder in it."""
+    inner = sorted(path for path in folder.glob("*") if path.is_dir())
+    for candidate in (folder, *inner):
+        if packed_name(candidate, "slurmctld"):
+            break
+    else:
+        raise NotHere(f"{folder}: no usr/sbin/slurmctld in it, but {[path.name for path in inner]}: "
+                      "make it with tests/slurm/pack_slurm.sh, or name its .tar.xz")
+    lacking = [name for name in PACKED_PROGRAMS if not packed_name(candidate, name)]
+    if lacking or not (candidate / PLUGINS).is_dir():
+        raise NotHere(f"{candidate}: lacks {', '.join(lacking) or PLUGINS}")
+    return candidate
+
+
+def stage_root(given, stage):
+    """Puts the packed Slurm into stage/root, from its folder or from its file."""
+    path = pathlib.Path(given)
+    beside = path.with_name(f"{path.name}.tar.xz")
+    if path.is_dir() and not any(path.iterdir()) and beside.exists():
+        path = beside
+    if path.is_dir():
+        shutil.copytree(find_root(path), stage / "root", symlinks=True)
+    elif path.is_file():
+        options = {"filter": "tar"} if hasattr(tarfile, "tar_filter") else {}
+        try:
+            with tarfile.open(path) as archive:
+                archive.extractall(stage / "unpacked", **options)
+        except (tarfile.TarError, OSError, EOFError) as error:
+            raise NotHere(f"{path}: cannot be unpacked: {error}") from error
+        os.rename(find_root(stage / "unpacked"), stage / "root")
+    else:
+        raise NotHere(f"{path}: is not there")
 
 
 def stage_files(options, stage):
     """Copies what is needed to where it stays visible, whatever is mounted over."""
     for folder in ("slurm", "scripts", "tests/slurm"):
         shutil.copytree(lab.SOURCE / folder, stage / folder)
-    (stage / "build").mkdir()
+    for folder in ("build", "out"):
+        (stage / folder).mkdir()
     build = pathlib.Path(options.build)
     programs = [build / "softmig", build / "libsoftmig.so"]
     if options.sim:
-        programs += [build / "softmig-sim", *(build / "sim/13.0").glob("lib*.so.1")]
+        programs += [build / "softmig-sim", *(build / "sim/13.0" / name for name in
+                                              ("libcuda.so.1", "libnvidia-ml.so.1"))]
+    lacking = [str(program) for program in programs if not program.exists()]
+    if lacking:
+        raise NotHere(f"not built: {', '.join(lacking)}")
     for program in programs:
         shutil.copy(program, stage / "build")
-    shutil.copytree(options.slurm_root, stage / "root", symlinks=True)
+    stage_root(options.slurm_root, stage)
     stage.chmod(0o755)
+
+
+def closed_to_others(path):
+    """The first folder above a path that other users cannot pass, or None."""
+    for folder in (*reversed(pathlib.Path(path).absolute().parents),
+                   *reversed(pathlib.Path(path).resolve().parents)):
+        if not folder.stat().st_mode & 1:
+            return folder
+    return None
+
+
+def has_module(python, module):
+    """Whether a Python has it, without loading it."""
+    result = lab.run(python, "-c", "import importlib.util as u, sys; "
+                     f"sys.exit(u.find_spec('{module}') is None)", check=False)
+    return result.returncode == 0
+
+
+def choose_python(options):
+    """The Python that the jobs will run: as told, or the first that has what they need."""
+    module = "ctypes" if options.sim else "torch"
+    folders = [*os.environ.get("PATH", "").split(":"), *lab.PATH.split(":")]
+    candidates = [options.python] if options.python else dict.fromkeys(
+        [sys.executable, *(f"{folder}/python3" for folder in folders)])
+    found = []
+    for python in candidates:
+        if not os.access(python, os.X_OK):
+            continue
+        closed = closed_to_others(python)
+        if closed:
+            found.append(f"{python}: other users cannot pass {closed}")
+        elif not has_module(python, module):
+            # A virtual environment's is a link, and what that leads to knows nothing of the environment.
+            found.append(f"{python}: has no {module}")
+        else:
+            return python
+    raise NotHere(f"no Python for the jobs: {'; '.join(found) or options.python}")
+
+
+def lacks(options, stage):
+    """Everything that keeps this machine from being the lab, as texts."""
+    if os.getuid() != 0:
+        return ["needs root"]
+    found = []
+    path = f"{os.environ.get('PATH', '')}:{lab.PATH}"
+    missing = [name for name in SYSTEM_PROGRAMS if not shutil.which(name, path=path)]
+    if missing:
+        found.append(f"not installed: {', '.join(missing)}")
+    for work in (lambda: stage_files(options, stage),
+                 lambda: setattr(options, "python", choose_python(options))):
+        try:
+            work()
+        except NotHere as error:
+            found.append(str(error))
+    if "unshare" not in missing and "mount" not in missing:
+        trial = lab.run("unshare", *NAMESPACES, "mount", "-t", "tmpfs", "none", "/run", check=False)
+        if trial.returncode != 0:
+            found.append(f"namespaces cannot be made here: {trial.stderr.strip()}")
+    if not options.sim:
+        devices = [path for path in ("/dev/nvidiactl", "/dev/nvidia-uvm") if not os.path.exists(path)]
+        closed = [str(path) for path in pathlib.Path("/dev").glob("nvidia[0-9cu]*")
+                  if path.is_char_device() and path.stat().st_mode & 6 != 6]
+        if devices or closed:
+            found.append(f"no devices {devices}, or not for other users {closed}")
+    return found
 
 
 def children_of(pid):
@@ -133,19 +288,21 @@ def end_all():
 
 
 def outside(options):
-    """Starts the rest in namespaces, and ends it in time."""
-    if os.getuid() != 0:
-        say("needs root")
-        return 2
-    stage = pathlib.Path(tempfile.mkdtemp(prefix="softmig-card."))
+    """Looks whether all is there, starts the rest in namespaces, and ends it in time."""
+    stage = pathlib.Path(tempfile.mkdtemp(prefix="softmig-card.", dir="/tmp"))
     ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: orphans come to us
     status = 1
     try:
-        stage_files(options, stage)
+        found = lacks(options, stage)
+        if found or options.check:
+            for text in found:
+                say(f"LACKS {text}")
+            say("nothing was started" if found else f"all is there; jobs will run {options.python}")
+            return 2 if found else 0
         with subprocess.Popen(
-                ["unshare", "--mount", "--uts", "--net", "--ipc", "--propagation", "private",
-                 sys.executable, str(stage / "tests/slurm/card.py"), "--inside", str(stage),
-                 *sys.argv[1:]], stdin=subprocess.DEVNULL) as process:
+                ["unshare", *NAMESPACES, sys.executable, str(stage / "tests/slurm/card.py"), "--inside",
+                 str(stage), *sys.argv[1:], "--python", options.python],
+                stdin=subprocess.DEVNULL) as process:
             try:
                 status = process.wait(MOST_SECONDS)
             except subprocess.TimeoutExpired:
@@ -155,6 +312,8 @@ def outside(options):
         if not end_all():
             say("WRONG processes are left")
             status = 1
+        if options.out and (stage / "out").is_dir():
+            shutil.copytree(stage / "out", options.out, dirs_exist_ok=True)
         shutil.rmtree(stage, ignore_errors=True)
     return status
 
@@ -201,9 +360,15 @@ def install_slurm(root):
         if library.name not in targets and f"\t{library.name} " not in known:
             os.symlink(library, LIB / library.name)
     with open("/etc/ld.so.conf", "a", encoding="ascii") as conf:
-        conf.write(f"\n{root}/usr/lib/x86_64-linux-gnu/slurm-wlm\n{LIB}\n")
+        conf.write(f"\n{root}/{PLUGINS}\n{LIB}\n")
     lab.run("ldconfig", "-X", "-i", check=False)
-    say(f"slurm {lab.run('slurmd', '-V').stdout.strip()}, packed libraries in use: "
+    files = [packed_name(root, program) for program in PACKED_PROGRAMS]
+    loaded = lab.run("ldd", *files, *map(str, (root / PLUGINS).glob("*.so")), check=False)
+    wrong = [line.strip() for line in (loaded.stdout + loaded.stderr).splitlines() if "not found" in line]
+    if wrong:
+        raise lab.LabError(f"the packed Slurm cannot be loaded here: {'; '.join(sorted(set(wrong)))}")
+    RESULT["slurm"] = lab.run("slurmd", "-V").stdout.strip()
+    say(f"{RESULT['slurm']}, packed libraries in use: "
         f"{', '.join(sorted(path.name for path in LIB.iterdir())) or 'none'}")
 
 
@@ -248,6 +413,10 @@ def make_simulated_gpu(stage):
 class CardLab(lab.Lab):
     """One node, which is this machine."""
 
+    def __init__(self, file, *arguments):
+        super().__init__(*arguments)
+        self.file = file
+
     def on_node(self, node, *command):
         if command[0] == "slurmd":
             command += ("-d", str(BIN / "slurmstepd"))
@@ -255,6 +424,9 @@ class CardLab(lab.Lab):
 
     def run_folder(self, node):
         return CONFIGS
+
+    def device_file(self, index):
+        return self.file
 
 
 # Within: the card, from outside of all jobs --------------------------------------------------------
@@ -293,10 +465,23 @@ class Watch(threading.Thread):
         self.nvml.nvmlDeviceGetName(self.device, text, 96)
         return text.value.decode()
 
+    def device_file(self):
+        """The card's: it need not be the first."""
+        number = ctypes.c_uint()
+        self.nvml.nvmlDeviceGetMinorNumber(self.device, ctypes.byref(number))
+        return f"nvidia{number.value}"
+
+    def others(self):
+        """How many processes have the card open."""
+        count, infos = ctypes.c_uint(64), (ProcessInfo * 64)()
+        self.nvml.nvmlDeviceGetComputeRunningProcesses_v3(self.device, ctypes.byref(count), infos)
+        return count.value
+
     def look(self):
         """Once."""
         count, infos = ctypes.c_uint(64), (ProcessInfo * 64)()
-        if self.nvml.nvmlDeviceGetComputeRunningProcesses_v3(self.device, ctypes.byref(count), infos) == 0:
+        look = self.nvml.nvmlDeviceGetComputeRunningProcesses_v3
+        if look(self.device, ctypes.byref(count), infos) == 0:
             for info in infos[:count.value]:
                 self.most[info.pid] = max(self.most.get(info.pid, 0), info.bytes // MIB)
         count, samples = ctypes.c_uint(256), (Sample * 256)()
@@ -390,19 +575,22 @@ class Jobs:
 
     def run(self, watch):
         """Starts them together, watches, and returns {user: its config} and {user: what it saw}."""
-        self.submit()
         def made(kind):
             return lambda: all((lab.HOME / f"{kind}.{i}").exists() for i in range(len(USERS)))
-        self.wait("all jobs have the card open", made("ready"), START_SECONDS)
+        with step("four jobs have the card open", START_SECONDS + 2):
+            self.submit()
+            self.wait("all jobs have the card open", made("ready"), START_SECONDS)
         configs = {user: (CONFIGS / f"{job}.conf").read_text(encoding="ascii")
                    for user, job in zip(USERS, self.numbers)}
-        (lab.HOME / "go").touch()
-        time.sleep(1)
-        watch.counting = True
-        time.sleep(max(1, self.options.seconds - 2))
-        watch.counting = False
-        self.wait("all jobs have filled their slices", made("full"), 30)
-        self.wait("all jobs are over", lambda: not self.site.output("squeue", "-h").strip(), 40)
+        with step("they compute", self.options.seconds + 30):
+            (lab.HOME / "go").touch()
+            time.sleep(1)
+            watch.counting = True
+            time.sleep(max(1, self.options.seconds - 2))
+            watch.counting = False
+            self.wait("all jobs have filled their slices", made("full"), 25)
+        with step("they end", 32):
+            self.wait("all jobs are over", lambda: not self.site.output("squeue", "-h").strip(), 30)
         return configs, {user: self.seen(user) for user in USERS}
 
 
@@ -425,7 +613,11 @@ def report(configs, seen, watch, alone):
             f"{one['taken']}, free then {one['free_at_last']}, from outside at most {outside} MiB, "
             f"{one['per_second']:.1f} steps/s = {shares[-1]:.1f} % of alone, SM use "
             f"{'not told' if used is None else f'{used:.1f} %'}")
-        say(f"  refused: {" ".join(one["refused"].split())[:230]}")
+        refused = " ".join(one["refused"].split())
+        say(f"  refused: {refused[:230]}")
+        RESULT.setdefault("jobs", {})[user] = {
+            **one, "config": configs[user].splitlines(), "outside_mib": outside, "share": shares[-1],
+            "sm_use": used}
         check(f"{user} sees its slice", one["total"] == limit, one["total"])
         check(f"{user} was refused within it", limit * 0.85 <= one["taken"] <= limit, one["taken"])
         check(f"{user} never had more", outside is not None and 0 < outside <= limit, outside)
@@ -435,6 +627,7 @@ def report(configs, seen, watch, alone):
                   one["smi_memory"])
     check("nobody gets much of another's quarter", max(shares) < 32, " ".join(f"{s:.1f}" for s in shares))
     say(f"sum of shares {sum(shares):.1f} %")
+    RESULT["sum_of_shares"] = sum(shares)
     for line in seen[USERS[0]]["limits"]:
         say(f"  softmig limits: {line}")
     for line in seen[USERS[0]]["smi"]:
@@ -448,11 +641,8 @@ def card_type(name):
     return found.group(0).lower() if found else "gpu"
 
 
-def inside(options):
-    """Everything, in the namespaces."""
-    stage = pathlib.Path(options.inside)
-    lab.FIRST_UID, lab.USERS, lab.SOURCE = FIRST_UID, USERS, stage
-    here = os.environ.get("PATH", "")
+def prepare(options, stage):
+    """The machine within the namespaces -> who watches the card, and the lab."""
     lab.mount_private_folders()
     if os.path.isdir("/sys/fs/cgroup") and options.hide_cgroups:
         lab.run("umount", "-l", "/sys/fs/cgroup", check=False)
@@ -462,7 +652,6 @@ def inside(options):
     add_daemon_users()
     os.makedirs("/etc/softmig")
     pathlib.Path("/etc/softmig/softmig.conf").write_text(SITE, encoding="ascii")
-    lab.PATH = f"{here}:{lab.PATH}"
     if options.sim:
         make_simulated_gpu(stage)
     lab.PATH = f"{BIN}:{lab.PATH}"
@@ -470,38 +659,85 @@ def inside(options):
     os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     watch = Watch(stage / "build" if options.sim else None)
     gpu = card_type(watch.name())
-    say(f"{watch.name()}: gres type {gpu}")
+    RESULT["card"] = watch.name()
+    say(f"{watch.name()}: gres type {gpu}, /dev/{watch.device_file()}, processes of others on it: "
+        f"{watch.others()}")
     install_slurm(stage / "root")
-    watch.start()
     install_softmig(stage)
     if not options.sim:
         lab.DEVICES = pathlib.Path("/dev")
         lab.make_devices = lambda nodes: None
-    site = CardLab({"n1": [gpu]}, f"Prolog=/run/lab/prolog.sh\nEpilog=/run/lab/epilog.sh\n"
-                   f"PluginDir={stage}/root/usr/lib/x86_64-linux-gnu/slurm-wlm\n")
-    began = time.monotonic()
-    try:
+    site = CardLab("nvidia0" if options.sim else watch.device_file(), {"n1": [gpu]},
+                   f"Prolog=/run/lab/prolog.sh\nEpilog=/run/lab/epilog.sh\n"
+                   f"PluginDir={stage}/root/{PLUGINS}\n")
+    return watch, site, gpu
+
+
+def work(options, stage):
+    """Everything, in the namespaces, step by step."""
+    with step("the machine is prepared", 20):
+        watch, site, gpu = prepare(options, stage)
+    watch.start()
+    with step("slurm is up", 30):
         site.start()
-        say(f"slurm is up after {time.monotonic() - began:.1f} s")
-        jobs = Jobs(site, options, stage, gpu)
+    jobs = Jobs(site, options, stage, gpu)
+    with step(f"{options.python} runs as a user", 45):
         jobs.try_python()
+    with step("alone", 40):
         alone = jobs.alone()
-        say(f"alone: {alone:.1f} steps/s")
-        configs, seen = jobs.run(watch)
-        watch.ended = True
-        report(configs, seen, watch, alone)
+    say(f"alone: {alone:.1f} steps/s")
+    RESULT["alone"] = alone
+    configs, seen = jobs.run(watch)
+    watch.ended = True
+    report(configs, seen, watch, alone)
+    with step("the epilogs are over", 12):
         lab.wait_for("nothing is left in /run/softmig", lambda: not list(CONFIGS.glob("[0-9]*")), 10)
-        check("nothing is left of the jobs", True)
-        state = site.output("sinfo", "-h", "-N", "-o", "%t").strip()
-        check("the node is kept", state in ("idle", "comp"), state)
-        for name in ("prolog", "epilog"):
-            spent = pathlib.Path(f"/run/lab/{name}.us").read_text().split()
-            say(f"{name}s, ms: {' '.join(str(int(us) // 1000) for us in spent)}")
-    except (lab.LabError, OSError, subprocess.SubprocessError, KeyError, ValueError) as error:
-        say(f"WRONG {type(error).__name__}: {error}\n{site.log('slurmctld', 12)}\n{site.log('slurmd.n1', 15)}")
-        WRONG.append("not finished")
+    check("nothing is left of the jobs", True)
+    state = site.output("sinfo", "-h", "-N", "-o", "%t").strip()
+    check("the node is kept", state in ("idle", "comp"), state)
+    for name in ("prolog", "epilog"):
+        spent = pathlib.Path(f"/run/lab/{name}.us").read_text(encoding="ascii").split()
+        RESULT[f"{name}_ms"] = [int(us) / 1000 for us in spent]
+        say(f"{name}s, ms: {' '.join(f'{ms:.0f}' for ms in RESULT[f'{name}_ms'])}")
+
+
+def keep_logs():
+    """What tells why something did not hold."""
+    for folder in ("/var/log/slurm", "/var/log/softmig", "/var/log/munge", str(lab.HOME), str(CONFIGS)):
+        for path in pathlib.Path(folder).glob("*"):
+            if path.is_file() and path.stat().st_size < 1 << 20:
+                place = OUT / "logs" / folder.strip("/").replace("/", "-")
+                place.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, place)
+
+
+def inside(options):
+    """Everything, in the namespaces."""
+    global OUT
+    stage = pathlib.Path(options.inside)
+    OUT = stage / "out"
+    os.umask(0o022)
+    lab.FIRST_UID, lab.USERS, lab.SOURCE = FIRST_UID, USERS, stage
+    lab.PATH = f"{os.environ.get('PATH', '')}:{lab.PATH}"
+    os.environ["PATH"] = lab.PATH
+    try:
+        work(options, stage)
+    except Exception as error:  # whatever it is, the run has cost too much to say nothing
+        text = getattr(error, "stderr", None) or ""
+        check("the run came to its end", False, f"{type(error).__name__}: {error} {text}".strip())
+        if not isinstance(error, (lab.LabError, OSError, subprocess.SubprocessError)):
+            say(traceback.format_exc())
+    if WRONG:
+        keep_logs()
+        for name in ("slurmctld", "slurmd.n1"):
+            path = pathlib.Path(f"/var/log/slurm/{name}.log")
+            if path.exists():
+                say("\n".join(path.read_text(errors="replace").splitlines()[-12:]))
+    RESULT["failed"] = WRONG
+    RESULT["seconds"]["all"] = round(time.monotonic() - BEGAN, 1)
     say(f"{'all checks held' if not WRONG else f'{len(WRONG)} checks failed'}, "
-        f"{time.monotonic() - began:.0f} s")
+        f"{RESULT['seconds']['all']} s")
+    (OUT / "card.json").write_text(json.dumps(RESULT, indent=1), encoding="utf-8")
     return 1 if WRONG else 0
 
 
@@ -509,10 +745,12 @@ def main():
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--slurm-root", required=True, metavar="FOLDER")
+    parser.add_argument("--slurm-root", required=True, metavar="FOLDER|FILE", help="of pack_slurm.sh")
     parser.add_argument("--build", required=True)
-    parser.add_argument("--python", default="/usr/bin/python3")
+    parser.add_argument("--python", help="that has PyTorch; else the first that has it")
     parser.add_argument("--seconds", type=float, default=20, help="for which the jobs compute")
+    parser.add_argument("--out", metavar="FOLDER", help="for card.txt, card.json and logs/")
+    parser.add_argument("--check", action="store_true", help="say what is lacking, and start nothing")
     parser.add_argument("--sim", action="store_true")
     parser.add_argument("--hide-cgroups", action="store_true", help="as on a machine without any")
     parser.add_argument("--inside", help=argparse.SUPPRESS)

@@ -50,7 +50,7 @@ class Torch:
         try:
             while True:
                 self.held.append(self.torch.empty(piece, dtype=self.torch.uint8, device="cuda"))
-        except self.torch.OutOfMemoryError as error:
+        except self.torch.cuda.OutOfMemoryError as error:
             return str(error)
 
 

@@ -294,7 +294,7 @@ class Lab:
         gres = ["AutoDetect=off"]
         for name, gpus in self.nodes.items():
             for index, kind in enumerate(gpus):
-                place = f"Type={kind} File={DEVICES}/nvidia{index}"
+                place = f"Type={kind} File={DEVICES}/{self.device_file(index)}"
                 gres += [f"NodeName={name} Name=gpu {place}",
                          f"NodeName={name} Name=shard Count={SHARDS} {place}"]
         PLAIN.mkdir()
@@ -362,6 +362,10 @@ class Lab:
                                           "SOFTMIG_SIM": cards, "PATH": PATH})
             (folder / "state").chmod(0o666)
         PRELOAD.write_text(f"{LIBRARY}\n", encoding="ascii")
+
+    def device_file(self, index):
+        """The name of a node's GPU in DEVICES."""
+        return f"nvidia{index}"
 
     def run_folder(self, node):
         """What is /var/run/softmig on that node."""
