@@ -19,6 +19,7 @@ namespace {
 constexpr uint64_t kKeepNs = 5'000'000'000;
 constexpr size_t kMostStatus = 8192;
 constexpr size_t kMostEnvironment = size_t{128} * 1024;
+constexpr uint64_t kMostComponents = 128;  // MAX_HET_JOB_COMPS of Slurm
 
 template <typename T>
 std::string_view take_number(std::string_view text, T* value) {
@@ -53,6 +54,22 @@ uint64_t namespace_inode(const std::string& path) {
   uint64_t inode = 0;
   if (open != std::string_view::npos) take_number(text.substr(open + 1), &inode);
   return inode;
+}
+
+// The job that a process says it is of, if that is true. A step of a heterogeneous job names the
+// first component, and all of them beside that.
+uint64_t claimed_job(const std::string& proc, uint32_t pid, uint32_t uid, const JobClaim& claim) {
+  uint64_t said = 0, count = 0;
+  take_number(process_variable(proc, pid, "SLURM_JOB_ID"), &said);
+  if (said == 0 || claim(said, uid)) return said;
+  take_number(process_variable(proc, pid, "SLURM_HET_SIZE"), &count);
+  for (uint64_t i = 0; i < count && i < kMostComponents; i++) {
+    const std::string name = fmt::format("SLURM_JOB_ID_HET_GROUP_{}", i);
+    uint64_t component = 0;
+    take_number(process_variable(proc, pid, name.c_str()), &component);
+    if (component != 0 && claim(component, uid)) return component;
+  }
+  return 0;
 }
 
 }  // namespace
@@ -107,11 +124,7 @@ std::optional<ProcessFacts> read_process(const std::string& proc, uint32_t pid,
   take_uids(field({text, static_cast<size_t>(size)}, "\nUid:"), &facts);
   read_inner_pid(proc, pid, &facts.inner_pid, &facts.pid_namespace);
   facts.job = job::job_of_process(proc.c_str(), pid);
-  if (facts.job == 0 && claim) {
-    uint64_t said = 0;
-    take_number(process_variable(proc, pid, "SLURM_JOB_ID"), &said);
-    if (said != 0 && claim(said, facts.uid)) facts.job = said;
-  }
+  if (facts.job == 0 && claim) facts.job = claimed_job(proc, pid, facts.uid, claim);
   // All of it is of one process only if that was there all along.
   const sys::ProcessState after = sys::process_state(proc.c_str(), static_cast<int>(pid));
   if (!after.exists || after.start_ticks != state.start_ticks) return std::nullopt;

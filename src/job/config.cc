@@ -24,6 +24,7 @@ using policy::Situation;
 
 constexpr int kUnknownKeysNamed = 8;  // further ones in the same file are only counted
 constexpr int kReadAttempts = 3;
+constexpr uint64_t kMostComponents = 128;                 // MAX_HET_JOB_COMPS of Slurm
 constexpr uint64_t kInitialCgroupNamespace = 0xeffffffb;  // PROC_CGROUP_INIT_INO of the kernel
 
 enum class Found { kNothing, kGood, kBad };
@@ -190,6 +191,23 @@ void look_for_job(const Places& places, const Identity& who, Look* look) {
   if (find_array_file(directory, who.job_id, name)) read_file(directory, places, name, look);
 }
 
+// A step of a heterogeneous job has the first component's id in SLURM_JOB_ID, whichever component
+// it belongs to. Beside it are the ids of all: the one that has a config on this node is meant.
+void look_for_component(const Places& places, Identity* who, Look* look) {
+  uint64_t count = 0;
+  number_variable("SLURM_HET_SIZE", &count);
+  for (uint64_t i = 0; i < count && i < kMostComponents; i++) {
+    Name name;
+    Text(name).add("SLURM_JOB_ID_HET_GROUP_").add_number(i);
+    Identity component = *who;
+    if (!number_variable(name, &component.job_id)) continue;
+    look_for_job(places, component, look);
+    if (look->found == Found::kNothing) continue;
+    who->job_id = component.job_id;
+    return;
+  }
+}
+
 // The strictest of several jobs' configs.
 struct Merge {
   Look look;            // found stays kNothing while there is none
@@ -258,6 +276,7 @@ Source look_for_config(const Places& places, bool by_uid, Identity* who, Look* l
   if (!by_uid) {
     if (who->job_id == 0) return Source::kNone;
     look_for_job(places, *who, look);
+    if (look->found == Found::kNothing && !who->from_cgroup) look_for_component(places, who, look);
     if (!is_foreign(places, *who, *look)) return Source::kFile;
   }
   look_for_uid(places, who, look);

@@ -84,6 +84,28 @@ class Faults(gpu_site.Case):
                 "sinfo", "-h", "-N", "-o", "%T"))
         self.assertEqual(self.config(other), right)
 
+    def test_a_controller_that_is_silent(self):
+        """The job is closed all the while, and the prolog gives up long before Slurm gives up on it."""
+        job, right = self.holding()
+        (self.folders["n1"] / "requests").unlink(missing_ok=True)
+        (self.folders["n1"] / f"{job}.conf").unlink()
+        silent = pathlib.Path("/run/lab/silent")
+        silent.mkdir()
+        for name in ("squeue", "scontrol", "scancel"):
+            gpu_site.script(silent / name, "#!/bin/sh\nexec sleep 60\n")
+        env = self.environment(job, PATH=f"{silent}:/run/lab/bin:{lab.PATH}")
+        begin = time.monotonic()
+        with subprocess.Popen(self.lab.on_node("n1", "softmig", "job-start"), start_new_session=True,
+                              env=env, stderr=subprocess.DEVNULL) as process:
+            lab.wait_for("closed", lambda: self.config(job) is not None, seconds=5)
+            self.assertTrue(self.config(job)["CUDA_DEVICE_MEMORY_LIMIT"].startswith("closed: "))
+            self.assertEqual(self.step(job, PROBE)["opened"], gpu_site.OUT_OF_MEMORY)
+            self.assertEqual(process.wait(60), 0)
+        self.assertLess(time.monotonic() - begin, 25)
+        self.assertIn("does not answer", self.config(job)["CUDA_DEVICE_MEMORY_LIMIT"])
+        self.assertEqual(self.on_node("softmig job-start", self.environment(job)).returncode, 0)
+        self.assertEqual(self.config(job), right)
+
     def test_a_controller_that_talks_nonsense(self):
         job, right = self.holding()
         fake = pathlib.Path("/run/lab/fake")

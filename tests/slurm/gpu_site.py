@@ -37,6 +37,7 @@ begin=${{EPOCHREALTIME/./}}
 $WRAP /etc/slurm/prolog_softmig.sh 2>>/run/lab/prolog.err
 status=$?
 echo $(( ${{EPOCHREALTIME/./}} - begin )) >>/run/lab/prolog.us
+times >>/run/lab/prolog.times
 exit $status
 """
 EPILOG = """\
@@ -153,7 +154,9 @@ class Case(unittest.TestCase):
             record = self.lab.output("scontrol", "-o", "show", "job", str(job))
             raise lab.LabError(f"{error}: {self.said(job)!r} {record} {self.lab.log('slurmd.n1')} "
                                f"{self.lab.log('slurmd.n2')}") from error
-        return json.loads(self.said(job).splitlines()[line])
+        text = self.said(job).splitlines()[line]
+        self.assertTrue(text.startswith("{"), f"job {job}: {text}")
+        return json.loads(text)
 
     def assert_got_nothing(self, job):
         """A cancelled job: its script may begin before that reaches slurmd, but it is closed."""

@@ -546,6 +546,34 @@ TEST_F(JobOfTheEnvironment, CountsIfItBelongsToTheUser) {
   EXPECT_EQ(load().source, Source::kFile);
 }
 
+TEST_F(JobOfTheEnvironment, IsTheComponentOfAHeterogeneousJobThatIsOnThisNode) {
+  set_proc("cgroup", "0::/\n");
+  variables.set("SLURM_JOB_ID", "7");
+  variables.set("SLURM_HET_SIZE", "3");
+  variables.set("SLURM_JOB_ID_HET_GROUP_0", "7");
+  variables.set("SLURM_JOB_ID_HET_GROUP_2", "9");
+  EXPECT_EQ(load().source, Source::kNone);
+  write_config("9.conf", "CUDA_DEVICE_MEMORY_LIMIT=4G\n");
+  Config config = load();
+  EXPECT_EQ(config.source, Source::kFile);
+  EXPECT_EQ(config.identity.job_id, 9u);
+  EXPECT_EQ(limit_of(config), 4 * kGiB);
+  replace_config("9.conf", "CUDA_DEVICE_MEMORY_LIMIT=2G\n");
+  EXPECT_TRUE(reload_config(places, &config));
+  EXPECT_EQ(limit_of(config), 2 * kGiB);
+  write_config("9.conf", "SOFTMIG_UID=77777\nCUDA_DEVICE_MEMORY_LIMIT=4G\n");
+  EXPECT_EQ(load().source, Source::kNone) << "another user's";
+  write_config("7.conf", "CUDA_DEVICE_MEMORY_LIMIT=8G\n");
+  EXPECT_EQ(load().identity.job_id, 7u) << "the one that SLURM_JOB_ID names comes first";
+}
+
+TEST_F(JobOfTheEnvironment, OfAHeterogeneousJobDoesNotCountWhereTheCgroupNamesOne) {
+  variables.set("SLURM_HET_SIZE", "2");
+  variables.set("SLURM_JOB_ID_HET_GROUP_1", "9");
+  write_config("9.conf", "CUDA_DEVICE_MEMORY_LIMIT=4G\n");
+  EXPECT_EQ(load().source, Source::kNone);
+}
+
 TEST_F(JobOfTheEnvironment, OfSomebodyElseIsNotBelieved) {
   set_proc("cgroup", "0::/\n");
   variables.set("SLURM_JOB_ID", "7");

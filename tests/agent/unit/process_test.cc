@@ -73,6 +73,19 @@ TEST_F(FakeProc, TheEnvironmentCountsForItsOwnUserAlone) {
   EXPECT_EQ(read_process(root_, 11, claim)->job, 5U);
 }
 
+TEST_F(FakeProc, AStepOfAHeterogeneousJobIsItsComponents) {
+  process(10, "0::/\n", kUser, 7);
+  const char text[] =
+      "SLURM_JOB_ID=77\0SLURM_HET_SIZE=2\0SLURM_JOB_ID_HET_GROUP_0=77\0SLURM_JOB_ID_HET_GROUP_1=78";
+  write(10, "environ", std::string(text, sizeof text));
+  const JobClaim second = [](uint64_t job, uint32_t) { return job == 78; };
+  EXPECT_EQ(read_process(root_, 10, second)->job, 78U);
+  const JobClaim both = [](uint64_t job, uint32_t) { return job == 77 || job == 78; };
+  EXPECT_EQ(read_process(root_, 10, both)->job, 77U);
+  const JobClaim other = [](uint64_t job, uint32_t) { return job == 79; };
+  EXPECT_EQ(read_process(root_, 10, other)->job, 0U);
+}
+
 TEST_F(FakeProc, AnyUidOfRootIsRoots) {
   process(10, "0::/slurm/job_5\n", "5001\t0\t0\t0", 7);
   const auto facts = read_process(root_, 10, {});
