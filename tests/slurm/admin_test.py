@@ -140,6 +140,27 @@ class Admin(gpu_site.Case):
             self.go.unlink()
         self.assertFalse(os.path.exists("/run/lab/run"))
 
+    @unittest.skipIf(lab.KIND != "linuxproc", "cgroups need PrologFlags=Contain")
+    def test_without_prolog_flags(self):
+        """The prolog of a node then runs when the job's first program on it is started, and not before."""
+        conf = pathlib.Path("/etc/slurm/slurm.conf")
+        text = conf.read_text(encoding="ascii")
+        try:
+            conf.write_text(text.replace("PrologFlags=Alloc", ""), encoding="ascii")
+            lab.run("scontrol", "reconfigure")
+            lab.wait_for("no flags", lambda: "PrologFlags             = (null)" in
+                         self.lab.output("scontrol", "show", "config"))
+            for command in (("srun",), ("salloc", "srun")):
+                result = self.lab.as_user(
+                    "ada", *command[:1], "-N2", "-n2", "--gres=gpu:l40s.4:1", *command[1:], PROBE, "--take",
+                    "0", env=gpu_site.JOB_ENVIRONMENT)
+                lines = [line for line in result.stdout.splitlines() if line.startswith("{")]
+                self.assertEqual([gpu_site.json.loads(line)["total"] for line in lines], [QUARTER] * 2,
+                                 result.stderr)
+        finally:
+            conf.write_text(text, encoding="ascii")
+            lab.run("scontrol", "reconfigure")
+
     # What is done to the node -----------------------------------------------------------------------
 
     def test_slurmd_is_restarted_under_a_job(self):

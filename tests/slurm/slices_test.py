@@ -268,6 +268,26 @@ class Failures(Case):
         return lab.run(*self.lab.on_node("n1", "softmig", "job-start"), check=False,
                        env={**self.environment(job), **more})
 
+    def test_shards_told_by_a_sites_own_prolog(self):
+        job = self.running("-w", "n1", "--gres=gpu:l40s.4:1")
+        harmless = pathlib.Path("/run/lab/harmless")  # what is refused must not end the job
+        harmless.mkdir()
+        (harmless / "scancel").symlink_to("/bin/true")
+
+        def limit(shards, said):
+            result = self.job_start(job, NUM_SHARDS_PER_GPU=shards,
+                                    PATH=f"{harmless}:/run/lab/bin:{lab.PATH}")
+            self.assertEqual(result.returncode, 0)
+            self.assertIn(said, result.stderr)
+            self.assertEqual(bool(said), bool(result.stderr))
+            return self.config(job)["CUDA_DEVICE_MEMORY_LIMIT"]
+        self.assertEqual((limit("4", ""), limit("2", "")), ("12288M", "24576M"))
+        self.assertIn("closed: ", limit("many", 'NUM_SHARDS_PER_GPU: "many" is not'))
+        self.lab.softmig_conf.write_text("NUM_SHARDS_PER_GPU=4\n", encoding="ascii")
+        self.assertEqual(limit("4", ""), "12288M")
+        self.assertIn("closed: ", limit(
+            "2", "NUM_SHARDS_PER_GPU is 2 in the environment and 4 in /etc/softmig/softmig.conf"))
+
     def test_a_controller_that_does_not_answer(self):
         fake = pathlib.Path("/run/lab/fake")
         fake.mkdir()
