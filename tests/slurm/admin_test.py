@@ -219,9 +219,14 @@ class Admin(gpu_site.Case):
             return ""
 
     def test_a_prolog_that_takes_too_long_runs_no_job(self):
+        """It waits for a controller that is silent, and slurmd kills it."""
         other, others = self.holding(user="bob")
+        silent = pathlib.Path("/run/lab/silent")
+        silent.mkdir()
+        for name in ("squeue", "scontrol"):
+            gpu_site.script(silent / name, "#!/bin/sh\nexec sleep 60\n")
         pathlib.Path("/run/lab/before_prolog").write_text(
-            f"rm /run/lab/before_prolog; sleep {PROLOG_SECONDS + 60}\n", encoding="ascii")
+            f"rm /run/lab/before_prolog; PATH={silent}:$PATH\n", encoding="ascii")
         job = self.submit("-w", "n1", "--gres=gpu:l40s.4:1", command=f"{PROBE} --take 64")
         lab.wait_for("requeued", lambda: self.lab.job(job).get("Restarts") == "1")
         self.assertEqual(self.said(job), "")
@@ -231,6 +236,19 @@ class Admin(gpu_site.Case):
         self.all_over()
         lab.wait_for("drained", lambda: "drained" in self.state())
         self.resume()
+
+    def test_a_job_that_is_cancelled_in_its_prolog(self):
+        other, others = self.holding(user="bob")
+        for when in ("", "WRAP='timeout 5 /run/lab/slow'\n"):
+            gpu_site.script("/run/lab/slow", '#!/bin/sh\nsleep 1\nexec "$@"\n')
+            pathlib.Path("/run/lab/before_prolog").write_text(
+                f"rm /run/lab/before_prolog; scancel $SLURM_JOB_ID\n{when}", encoding="ascii")
+            job = self.submit("-w", "n1", "--gres=gpu:l40s.4:1", command=f"{PROBE} --take 64")
+            lab.wait_for("cancelled", lambda job=job: self.lab.job(job).get("JobState") == "CANCELLED")
+            lab.wait_for("nothing of it is left",
+                         lambda job=job: not list(self.folders["n1"].glob(f"{job}.*")))
+            self.assert_got_nothing(job)
+        self.assertEqual(self.config(other), others)
 
     def test_the_controller_forgets_and_numbers_anew(self):
         """The files of an earlier job with this id, of another user and size, are not taken for its own."""

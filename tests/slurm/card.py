@@ -243,11 +243,15 @@ def lacks(options, stage):
         if trial.returncode != 0:
             found.append(f"namespaces cannot be made here: {trial.stderr.strip()}")
     if not options.sim:
-        devices = [path for path in ("/dev/nvidiactl", "/dev/nvidia-uvm") if not os.path.exists(path)]
-        closed = [str(path) for path in pathlib.Path("/dev").glob("nvidia[0-9cu]*")
-                  if path.is_char_device() and path.stat().st_mode & 6 != 6]
-        if devices or closed:
-            found.append(f"no devices {devices}, or not for other users {closed}")
+        devices = [pathlib.Path("/dev/nvidiactl"), pathlib.Path("/dev/nvidia-uvm"),
+                   *pathlib.Path("/dev").glob("nvidia[0-9]*")]
+        for path in devices:
+            if not path.exists():
+                found.append(f"{path}: is not there")
+            elif path.stat().st_mode & 6 != 6:
+                found.append(f"{path}: is not for other users")
+        if len(devices) == 2:
+            found.append("/dev/nvidia0: is not there")
     return found
 
 
@@ -362,11 +366,11 @@ def install_slurm(root):
     with open("/etc/ld.so.conf", "a", encoding="ascii") as conf:
         conf.write(f"\n{root}/{PLUGINS}\n{LIB}\n")
     lab.run("ldconfig", "-X", "-i", check=False)
-    files = [packed_name(root, program) for program in PACKED_PROGRAMS]
+    files = [packed_name(root, program) for program in PACKED_PROGRAMS] + [f"{root.parent}/build/softmig"]
     loaded = lab.run("ldd", *files, *map(str, (root / PLUGINS).glob("*.so")), check=False)
     wrong = [line.strip() for line in (loaded.stdout + loaded.stderr).splitlines() if "not found" in line]
     if wrong:
-        raise lab.LabError(f"the packed Slurm cannot be loaded here: {'; '.join(sorted(set(wrong)))}")
+        raise lab.LabError(f"Slurm or softmig cannot be loaded here: {'; '.join(sorted(set(wrong)))}")
     RESULT["slurm"] = lab.run("slurmd", "-V").stdout.strip()
     say(f"{RESULT['slurm']}, packed libraries in use: "
         f"{', '.join(sorted(path.name for path in LIB.iterdir())) or 'none'}")
