@@ -203,11 +203,11 @@ def has_module(python, module):
 
 
 def choose_python(options):
-    """The Python that the jobs will run: as told, or the first that has what they need."""
+    """The Python that the jobs will run: the one that was told, or else the first that has what they need."""
     module = "ctypes" if options.sim else "torch"
     folders = [*os.environ.get("PATH", "").split(":"), *lab.PATH.split(":")]
-    candidates = [options.python] if options.python else dict.fromkeys(
-        [sys.executable, *(f"{folder}/python3" for folder in folders)])
+    candidates = dict.fromkeys(filter(None, [
+        options.python, sys.executable, *(f"{folder}/python3" for folder in folders)]))
     found = []
     for python in candidates:
         if not os.access(python, os.X_OK):
@@ -220,7 +220,7 @@ def choose_python(options):
             found.append(f"{python}: has no {module}")
         else:
             return python
-    raise NotHere(f"no Python for the jobs: {'; '.join(found) or options.python}")
+    raise NotHere(f"no Python for the jobs: {'; '.join(found)}")
 
 
 def lacks(options, stage):
@@ -297,7 +297,10 @@ def outside(options):
     ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: orphans come to us
     status = 1
     try:
+        told = options.python
         found = lacks(options, stage)
+        if told and options.python != told:
+            say(f"{told} cannot run the jobs, {options.python} does")
         if found or options.check:
             for text in found:
                 say(f"LACKS {text}")
@@ -751,7 +754,7 @@ def main():
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--slurm-root", required=True, metavar="FOLDER|FILE", help="of pack_slurm.sh")
     parser.add_argument("--build", required=True)
-    parser.add_argument("--python", help="that has PyTorch; else the first that has it")
+    parser.add_argument("--python", help="that has PyTorch; if it has not, the first that has")
     parser.add_argument("--seconds", type=float, default=20, help="for which the jobs compute")
     parser.add_argument("--out", metavar="FOLDER", help="for card.txt, card.json and logs/")
     parser.add_argument("--check", action="store_true", help="say what is lacking, and start nothing")
