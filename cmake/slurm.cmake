@@ -34,7 +34,6 @@ if(TARGET softmig_cli AND TARGET sim_nvml_130 AND NOT SOFTMIG_SANITIZE)
     sm_slurm_test(escapes.${kind} escapes ${kind} ${sm_site})
     sm_slurm_test(admin.${kind} admin ${kind} ${sm_site})
   endforeach()
-  sm_slurm_test(container container cgroup1 ${sm_site})
   sm_slurm_test(faults faults linuxproc ${sm_site})
   sm_slurm_test(burst burst linuxproc ${sm_site})
   # What is carried to a machine with a card, on this one without Slurm. `make lab-packed`: on a bare one.

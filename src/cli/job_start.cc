@@ -32,6 +32,7 @@ namespace {
 
 constexpr double kSweepSeconds = 10;
 constexpr double kCancelSeconds = 5;  // for each of two clients
+constexpr size_t kMostComment = 500;  // Slurm refuses one of more than 1024 bytes
 constexpr const char* kPath = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/bin:/opt/slurm/bin";
 constexpr const char* kDriverFile = "/proc/driver/nvidia/version";
 
@@ -194,8 +195,8 @@ void set_up(const NodeState& state, const Job& job, OnFailure* on_failure) {
 void cancel(const NodeState& state, const Job& job, const std::string& why) {
   state.publish(fmt::format("{}.conf", job.id), closed_config_text(job.uid, why));
   const std::string id = fmt::format("{}", job.id);
-  run_child({"scontrol", "update", "JobId=" + id, "Comment=SoftMig: " + printable(why)},
-            kCancelSeconds);
+  const std::string comment = printable(why).substr(0, kMostComment);
+  run_child({"scontrol", "update", "JobId=" + id, "Comment=SoftMig: " + comment}, kCancelSeconds);
   run_child({"scancel", id}, kCancelSeconds);
 }
 
