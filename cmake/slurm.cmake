@@ -17,7 +17,7 @@ function(sm_slurm_test name script kind)
            COMMAND ${Python3_EXECUTABLE} ${sm_slurm_tests}/lab.py --tracking=${kind}
                    ${sm_slurm_tests}/${script}_test.py)
   set_tests_properties(slurm.${name} PROPERTIES ENVIRONMENT "PYTHONDONTWRITEBYTECODE=1;${ARGN}"
-                       SKIP_RETURN_CODE 77 TIMEOUT 90 LABELS "slurm;root;timed")
+                       SKIP_RETURN_CODE 77 TIMEOUT 150 LABELS "slurm;root;timed")
 endfunction()
 sm_slurm_test(spellings spellings linuxproc)
 if(TARGET softmig_cli AND TARGET sim_nvml_130 AND NOT SOFTMIG_SANITIZE)
