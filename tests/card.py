@@ -43,7 +43,7 @@ PLAN = (
     Part("two_gpus", 110, "bench/two_gpus.py --build {build} --real", gpus=2),
     Part("quick", 60, GPU + "--quick --only 'kill/(random|close|fork)|race/(2|6)|routes/.*/64M/link'"),
     Part("never_stuck", 120, GPU + "--group stuck --group launches"),
-    Part("slurm", 170, "tests/slurm/card.py --slurm-root {slurm_root} --build {build} --python {python} "
+    Part("slurm", 170, "tests/slurm/card.py --slurm-root {slurm_root} --build {build} "
                        "--out {out}", needs="slurm_root"),
     Part("agent_cost", 60, "tests/agent/card_test.py --only Cost --seconds 24", environment=AGENT),
     Part("exec", 15, "{build}/bench/cost exec 400 {build}/libsoftmig.so"),
@@ -101,7 +101,6 @@ class Runner:
             build=pathlib.Path(self.options.build).resolve(),
             out=self.out / part.name,
             root=ROOT,
-            python=os.path.realpath(sys.executable),
             libraries=self.options.libraries,
             slurm_root=self.options.slurm_root,
         )
