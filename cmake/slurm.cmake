@@ -17,7 +17,7 @@ function(sm_slurm_test name script kind)
            COMMAND ${Python3_EXECUTABLE} ${sm_slurm_tests}/lab.py --tracking=${kind}
                    ${sm_slurm_tests}/${script}_test.py)
   set_tests_properties(slurm.${name} PROPERTIES ENVIRONMENT "PYTHONDONTWRITEBYTECODE=1;${ARGN}"
-                       SKIP_RETURN_CODE 77 TIMEOUT 150 LABELS "slurm;root;timed")
+                       SKIP_RETURN_CODE 77 TIMEOUT 150 LABELS "slurm;root;waits" RESOURCE_LOCK slurm)
 endfunction()
 sm_slurm_test(spellings spellings linuxproc)
 if(TARGET softmig_cli AND TARGET sim_nvml_130 AND NOT SOFTMIG_SANITIZE)
@@ -39,7 +39,8 @@ if(TARGET softmig_cli AND TARGET sim_nvml_130 AND NOT SOFTMIG_SANITIZE)
   # What is carried to a machine with a card, on this one without Slurm. `make lab-packed`: on a bare one.
   add_test(NAME slurm.packed COMMAND ${sm_slurm_tests}/packed.sh own ${CMAKE_BINARY_DIR} --seconds 5)
   set_tests_properties(slurm.packed PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 150
-                       LABELS "slurm;root;timed")
+                       LABELS "slurm;root;waits" RESOURCE_LOCK slurm)
+  set_tests_properties(slurm.burst PROPERTIES LABELS "slurm;root;timed")
 endif()
 
 add_test(NAME slurm.killed COMMAND ${Python3_EXECUTABLE} ${sm_slurm_tests}/killed_test.py)

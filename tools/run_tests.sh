@@ -20,12 +20,14 @@ run() {
     </dev/null || true
 }
 
-run "$reports/all" --parallel "$(nproc)" --label-exclude timed "$@"
+run "$reports/all" --parallel "$(nproc)" --label-exclude 'timed|waits' "$@"
+# What has a Slurm or an agent of its own mostly waits for it: one of each at a time.
+run "$reports/waits" --parallel 2 --label-regex waits --repeat until-pass:2 "$@"
 # What waits for a clock runs alone, and may lose against a busy machine once, not twice.
 run "$reports/timed" --label-regex timed --repeat until-pass:2 "$@"
 
 # ctest itself may have failed before it wrote a report.
-python3 - "$reports/all" "$reports/timed" <<'PYTHON'
+python3 - "$reports/all" "$reports/waits" "$reports/timed" <<'PYTHON'
 import sys
 import xml.etree.ElementTree as tree
 
