@@ -92,7 +92,8 @@ bool is_flag_kernel(const Function& function) {
          function.name == "nccl_meet";
 }
 
-void run_meeting(Stream* stream, Work work, void** params) {
+CUresult run_meeting(Stream* stream, const Function& function, Work work, void** params) {
+  if (params == nullptr || function.parameter_count < 4) return CUDA_ERROR_INVALID_VALUE;
   uint64_t mine = 0, theirs = 0;
   uint32_t number = 0;
   std::memcpy(&mine, params[0], sizeof mine);
@@ -100,16 +101,20 @@ void run_meeting(Stream* stream, Work work, void** params) {
   std::memcpy(&number, params[2], sizeof number);
   std::memcpy(&work.ns, params[3], sizeof work.ns);
   meet(stream, {mine, number, 4}, {theirs, number, 4, CU_STREAM_WAIT_VALUE_GEQ}, work);
+  return CUDA_SUCCESS;
 }
 
-void run_flag_kernel(Stream* stream, const Function& function, const Work& work,
-                     const Parameters& parameters) {
+CUresult run_flag_kernel(Stream* stream, const Function& function, const Work& work, void** params,
+                         void** extra) {
+  if (function.name == "nccl_meet") return run_meeting(stream, function, work, params);
+  const Parameters parameters = parameters_of(function, params, extra);
   if (function.name == "await_flag") {
     spin(stream, {parameters.first, parameters.word(), 4, CU_STREAM_WAIT_VALUE_GEQ}, work.fill);
   } else {
     enqueue(stream, work);
     write_later(stream, parameters.first, parameters.word(), 4);
   }
+  return CUDA_SUCCESS;
 }
 
 CUresult launch(Call& call, CUfunction handle, const Shape& shape, CUstream stream_handle,
@@ -142,15 +147,7 @@ CUresult launch(Call& call, CUfunction handle, const Shape& shape, CUstream stre
       break;
   }
   if (!take_for_kernel(stream->context, *function)) return CUDA_ERROR_OUT_OF_MEMORY;
-  if (function->name == "nccl_meet") {
-    if (params == nullptr || function->parameter_count < 4) return CUDA_ERROR_INVALID_VALUE;
-    run_meeting(stream, work, params);
-    return CUDA_SUCCESS;
-  }
-  if (is_flag_kernel(*function)) {
-    run_flag_kernel(stream, *function, work, parameters_of(*function, params, extra));
-    return CUDA_SUCCESS;
-  }
+  if (is_flag_kernel(*function)) return run_flag_kernel(stream, *function, work, params, extra);
   enqueue(stream, work);
   apply(sum);
   return CUDA_SUCCESS;

@@ -34,6 +34,7 @@ using PackedIntent = uint64_t;
 // pid:22 | life:6 | start time, low 34 bits (clock ticks since boot): 0 means free. The life is
 // another one after every execve. With bit 62: a claim, pid:22 | pid namespace:40
 using PackedOwner = uint64_t;
+inline constexpr uint32_t kPidMask = (uint32_t{1} << 22) - 1;
 inline constexpr uint64_t kStartMask = (uint64_t{1} << 34) - 1;
 
 struct alignas(64) RegionDevice {

@@ -40,7 +40,6 @@ constexpr uint64_t kMostRegion = 4 * abi::kRegionSize;  // of a layout that is n
 constexpr uint64_t kLivingNs = 2 * kSecond;
 constexpr size_t kMostAccount = 64;
 constexpr size_t kMostVerdicts = 1024;
-constexpr uint32_t kPidMask = 0x3fffff;  // of a slot's owner
 
 // Processes of /proc, by number.
 template <typename Function>
@@ -58,7 +57,7 @@ void for_each_process(const std::string& proc, Function&& function) {
 // A foreign process may lie about its slot; the one that is meant is told by all that the slot
 // says.
 bool is_slot_of(const job::ViewedProcess& slot, const ProcessFacts& who, uint64_t time_namespace) {
-  if (slot.pid != (who.inner_pid & kPidMask) || slot.pid_namespace != who.pid_namespace) {
+  if (slot.pid != (who.inner_pid & abi::kPidMask) || slot.pid_namespace != who.pid_namespace) {
     return false;
   }
   const bool comparable = slot.time_namespace == time_namespace && slot.start_ticks != 0;
@@ -161,7 +160,7 @@ void Agent::enter_charge(const ProcessFacts& who, uint64_t device_key,
 void Agent::add_processes(const DeviceLook& device, uint32_t index, uint64_t now_ns, Facts* facts) {
   for (const host::NvmlProcess& listed : device.processes) {
     const ProcessFacts& who = processes_.look(listed.pid, now_ns);
-    inner_pids_.insert(who.inner_pid & kPidMask);
+    inner_pids_.insert(who.inner_pid & abi::kPidMask);
     policy::GpuProcess process;
     process.pid = listed.pid;
     process.uid = who.root ? 0 : who.uid;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "job/cgroup.h"
+#include "job/components.h"
 #include "sys/files.h"
 #include "sys/proc.h"
 
@@ -19,7 +20,6 @@ namespace {
 constexpr uint64_t kKeepNs = 5'000'000'000;
 constexpr size_t kMostStatus = 8192;
 constexpr size_t kMostEnvironment = size_t{128} * 1024;
-constexpr uint64_t kMostComponents = 128;  // MAX_HET_JOB_COMPS of Slurm
 
 template <typename T>
 std::string_view take_number(std::string_view text, T* value) {
@@ -56,20 +56,21 @@ uint64_t namespace_inode(const std::string& path) {
   return inode;
 }
 
-// The job that a process says it is of, if that is true. A step of a heterogeneous job names the
-// first component, and all of them beside that.
+// The job that a process says it is of, if that is true.
 uint64_t claimed_job(const std::string& proc, uint32_t pid, uint32_t uid, const JobClaim& claim) {
-  uint64_t said = 0, count = 0;
-  take_number(process_variable(proc, pid, "SLURM_JOB_ID"), &said);
+  const auto number = [&](const char* name) {
+    uint64_t value = 0;
+    take_number(process_variable(proc, pid, name), &value);
+    return value;
+  };
+  const uint64_t said = number("SLURM_JOB_ID");
   if (said == 0 || claim(said, uid)) return said;
-  take_number(process_variable(proc, pid, "SLURM_HET_SIZE"), &count);
-  for (uint64_t i = 0; i < count && i < kMostComponents; i++) {
-    const std::string name = fmt::format("SLURM_JOB_ID_HET_GROUP_{}", i);
-    uint64_t component = 0;
-    take_number(process_variable(proc, pid, name.c_str()), &component);
-    if (component != 0 && claim(component, uid)) return component;
-  }
-  return 0;
+  uint64_t found = 0;
+  job::find_component(number, [&](uint64_t id) {
+    if (claim(id, uid)) found = id;
+    return found != 0;
+  });
+  return found;
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/mix.h"
 #include "policy/busy.h"
 #include "sys/clock.h"
 #include "sys/memory.h"
@@ -300,16 +301,16 @@ void give_up(Line& line, const Bracket& bracket) { sample_ends(*line.context, br
 
 Work kernel_work(CUfunction function, const Shape& shape) {
   const auto pair = [](uint64_t high, uint64_t low) { return high << 32 | low; };
-  const uint64_t handle = policy::mix(reinterpret_cast<uint64_t>(function), 0);
-  uint64_t key = policy::mix(handle, pair(shape.grid[0], shape.grid[1]));
-  key = policy::mix(key, pair(shape.grid[2], shape.block[0]));
-  key = policy::mix(key, pair(shape.block[1] << 16 | shape.block[2], shape.shared));
+  const uint64_t handle = base::mix(reinterpret_cast<uint64_t>(function), 0);
+  uint64_t key = base::mix(handle, pair(shape.grid[0], shape.grid[1]));
+  key = base::mix(key, pair(shape.grid[2], shape.block[0]));
+  key = base::mix(key, pair(shape.block[1] << 16 | shape.block[2], shape.shared));
   const uint64_t blocks = uint64_t{shape.grid[0]} * shape.grid[1] * shape.grid[2];
   return {key, handle, std::max<uint64_t>(blocks, 1), function};
 }
 
 Work graph_work(CUgraphExec exec) {
-  return {policy::mix(reinterpret_cast<uint64_t>(exec), 2), 0, 0, nullptr};
+  return {base::mix(reinterpret_cast<uint64_t>(exec), 2), 0, 0, nullptr};
 }
 
 void forget_graph(CUgraphExec exec) {
@@ -432,10 +433,10 @@ void Launch::begin(CUstream stream, bool per_thread, const Work& work) {
   owner_ = context.salt;
   // The same kernel may take longer in another context: on another device, in a green context.
   const bool is_graph = work.function == 0;
-  row_ = &g_costs.find(is_graph ? work.key : policy::mix(work.key, context.salt));
+  row_ = &g_costs.find(is_graph ? work.key : base::mix(work.key, context.salt));
   uint64_t cost = policy::estimate(*row_);
   if (!policy::is_known(*row_)) {
-    const Cost* kin = is_graph ? nullptr : g_costs.look(policy::mix(work.function, context.salt));
+    const Cost* kin = is_graph ? nullptr : g_costs.look(base::mix(work.function, context.salt));
     unknown_ = kin == nullptr || !policy::is_known(*kin);
     guessed_ = true;
     if (!unknown_) {
@@ -498,7 +499,7 @@ void Launch::begin_timing(const Work& work, uint64_t now, bool single, bool in_r
     if (begin_bracket(line, now, &bracket_)) {
       timing_ = Timing::kSingle;
       bracket_.key = row_->key.load(memory_order_relaxed);
-      bracket_.function = work.function != 0 ? policy::mix(work.function, line.context->salt) : 0;
+      bracket_.function = work.function != 0 ? base::mix(work.function, line.context->salt) : 0;
       bracket_.blocks = std::max<uint64_t>(work.blocks, 1);
       enter_bracket(line, bracket_, cost_, alone_);
       bracket_.guessed = guessed_;

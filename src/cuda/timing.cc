@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/mix.h"
 #include "sys/clock.h"
 #include "sys/memory.h"
 #include "sys/self.h"
@@ -348,11 +349,11 @@ Line* line_of(CUstream stream, bool per_thread) {
   auto value = reinterpret_cast<uintptr_t>(stream);
   if (value == 0) value = per_thread ? CU_STREAM_PER_THREAD_VALUE : CU_STREAM_LEGACY_VALUE;
   CUcontext context = nullptr;
-  uint64_t key = policy::mix(value, 1);
+  uint64_t key = base::mix(value, 1);
   if (is_special(value)) {
     if (next_cuCtxGetCurrent(&context) != CUDA_SUCCESS || context == nullptr) return nullptr;
-    key = policy::mix(key, reinterpret_cast<uint64_t>(context));
-    if (value == CU_STREAM_PER_THREAD_VALUE) key = policy::mix(key, thread_token());
+    key = base::mix(key, reinterpret_cast<uint64_t>(context));
+    if (value == CU_STREAM_PER_THREAD_VALUE) key = base::mix(key, thread_token());
   }
   const uint32_t epoch = g_epoch.load(memory_order_acquire) + slice().generation();
   Remembered& known = t_lines[key >> 32 & (kRemembered - 1)];
@@ -365,7 +366,7 @@ Line* line_of(CUstream stream, bool per_thread) {
 
 void forget_stream(CUstream stream) {
   if (is_special(reinterpret_cast<uintptr_t>(stream))) return;
-  const uint64_t key = policy::mix(reinterpret_cast<uint64_t>(stream), 1);
+  const uint64_t key = base::mix(reinterpret_cast<uint64_t>(stream), 1);
   Record record;
   if (!g_table.find(key, &record)) return;
   Guard guard(g_lock);

@@ -7,6 +7,7 @@
 #include "base/bytes.h"
 #include "base/format.h"
 #include "job/cgroup.h"
+#include "job/components.h"
 #include "job/log.h"
 #include "job/trusted_file.h"
 #include "policy/failure.h"
@@ -24,7 +25,6 @@ using policy::Situation;
 
 constexpr int kUnknownKeysNamed = 8;  // further ones in the same file are only counted
 constexpr int kReadAttempts = 3;
-constexpr uint64_t kMostComponents = 128;                 // MAX_HET_JOB_COMPS of Slurm
 constexpr uint64_t kInitialCgroupNamespace = 0xeffffffb;  // PROC_CGROUP_INIT_INO of the kernel
 
 enum class Found { kNothing, kGood, kBad };
@@ -191,21 +191,20 @@ void look_for_job(const Places& places, const Identity& who, Look* look) {
   if (find_array_file(directory, who.job_id, name)) read_file(directory, places, name, look);
 }
 
-// A step of a heterogeneous job has the first component's id in SLURM_JOB_ID, whichever component
-// it belongs to. Beside it are the ids of all: the one that has a config on this node is meant.
+// The component of a heterogeneous job that has a config on this node is the one that is meant.
 void look_for_component(const Places& places, Identity* who, Look* look) {
-  uint64_t count = 0;
-  number_variable("SLURM_HET_SIZE", &count);
-  for (uint64_t i = 0; i < count && i < kMostComponents; i++) {
-    Name name;
-    Text(name).add("SLURM_JOB_ID_HET_GROUP_").add_number(i);
+  const auto number = [](const char* name) {
+    uint64_t value = 0;
+    return number_variable(name, &value) ? value : 0;
+  };
+  find_component(number, [&](uint64_t id) {
     Identity component = *who;
-    if (!number_variable(name, &component.job_id)) continue;
+    component.job_id = id;
     look_for_job(places, component, look);
-    if (look->found == Found::kNothing) continue;
-    who->job_id = component.job_id;
-    return;
-  }
+    if (look->found == Found::kNothing) return false;
+    who->job_id = id;
+    return true;
+  });
 }
 
 // The strictest of several jobs' configs.

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 
+#include "base/mix.h"
 #include "policy/ledger.h"
 #include "sys/files.h"
 #include "sys/proc.h"
@@ -125,17 +126,11 @@ bool take_slot(const abi::RegionSlot& slot, const char* proc_root, const Namespa
 // Bytes of every device that slots account for, whoever owns them.
 using Accounted = uint64_t[abi::kMaxDevices];
 
-// Order counts: the same charge in another slot is a change.
-uint64_t mix(uint64_t before, uint64_t value) {
-  const uint64_t mixed = (before ^ value) * 0x9e3779b97f4a7c15ULL;
-  return mixed ^ mixed >> 32;
-}
-
 void account_for(const abi::RegionSlot& slot, RegionView* view, Accounted& accounted) {
   for (uint32_t i = 0; i < abi::kMaxDevices; i++) {
     const abi::PackedCharge charge = word(slot.device[i].charge);
     accounted[i] += bytes_of(policy::charged_units(charge));
-    view->device[i].fingerprint = mix(view->device[i].fingerprint, charge);
+    view->device[i].fingerprint = base::mix(view->device[i].fingerprint, charge);
   }
 }
 

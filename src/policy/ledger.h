@@ -80,14 +80,14 @@ void drop_dead_holder(abi::Region& region, abi::PackedOwner owner);
 // another life, with another number from 0 to 63 than the one before.
 inline constexpr uint32_t kLives = 64;
 constexpr abi::PackedOwner pack_owner(uint32_t pid, uint64_t start_ticks, uint32_t life = 0) {
-  return uint64_t{pid & 0x3fffff} << 40 | uint64_t{life % kLives} << 34 |
+  return uint64_t{pid & abi::kPidMask} << 40 | uint64_t{life % kLives} << 34 |
          (start_ticks & abi::kStartMask);
 }
-constexpr uint32_t owner_pid(abi::PackedOwner owner) { return owner >> 40 & 0x3fffff; }
+constexpr uint32_t owner_pid(abi::PackedOwner owner) { return owner >> 40 & abi::kPidMask; }
 // Somebody who is about to own a slot, by pid and pid namespace: he may die before he does.
 inline constexpr abi::PackedOwner kOwnerClaim = uint64_t{1} << 62;
 constexpr abi::PackedOwner pack_claim(uint32_t pid, uint64_t pid_namespace) {
-  return kOwnerClaim | uint64_t{pid & 0x3fffff} << 40 | (pid_namespace & 0xffffffffff);
+  return kOwnerClaim | uint64_t{pid & abi::kPidMask} << 40 | (pid_namespace & 0xffffffffff);
 }
 constexpr bool is_claim(abi::PackedOwner owner) { return (owner & kOwnerClaim) != 0; }
 // 0: not known, the owner is a claim.

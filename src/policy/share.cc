@@ -51,6 +51,16 @@ uint64_t earliest(const ShareRule& rule, uint64_t now) {
   return now > burst ? now - burst : 0;
 }
 
+// Charges no further than to `most`.
+void charge_up_to(abi::RegionShare& share, const ShareRule& rule, uint64_t cost, uint64_t now,
+                  uint64_t most) {
+  uint64_t paid = share.paid_until_ns.load(memory_order_relaxed), next = 0;
+  do {
+    next = std::max(paid, earliest(rule, now)) + rule.spread(cost);
+    next = std::max(paid, std::min(next, most));
+  } while (!share.paid_until_ns.compare_exchange_weak(paid, next, memory_order_relaxed));
+}
+
 void queue(abi::RegionShare& share, uint64_t cost, uint64_t now) {
   uint64_t until = share.queued_until_ns.load(memory_order_relaxed);
   while (!share.queued_until_ns.compare_exchange_weak(until, std::max(until, now) + cost,
@@ -211,19 +221,11 @@ void count_collective(abi::RegionShare& share, uint64_t now) {
 }
 
 void charge(abi::RegionShare& share, const ShareRule& rule, uint64_t cost, uint64_t now) {
-  uint64_t paid = share.paid_until_ns.load(memory_order_relaxed);
-  while (!share.paid_until_ns.compare_exchange_weak(
-      paid, std::max(paid, earliest(rule, now)) + rule.spread(cost), memory_order_relaxed)) {
-  }
+  charge_up_to(share, rule, cost, now, UINT64_MAX);
 }
 
 void charge_spin(abi::RegionShare& share, const ShareRule& rule, uint64_t cost, uint64_t now) {
-  const uint64_t most = now + kMostSpinFrames * rule.frame_ns;
-  uint64_t paid = share.paid_until_ns.load(memory_order_relaxed), next = 0;
-  do {
-    next = std::max(paid, earliest(rule, now)) + rule.spread(cost);
-    next = std::max(paid, std::min(next, most));
-  } while (!share.paid_until_ns.compare_exchange_weak(paid, next, memory_order_relaxed));
+  charge_up_to(share, rule, cost, now, now + kMostSpinFrames * rule.frame_ns);
 }
 
 void refund(abi::RegionShare& share, const ShareRule& rule, uint64_t cost) {

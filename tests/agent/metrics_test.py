@@ -72,24 +72,10 @@ class Metrics(node.Node):
     def test_a_real_prometheus(self):
         if not shutil.which("prometheus"):
             self.skipTest("prometheus is not there")
-        port = node.free_port()
-        config = self.folder / "prometheus.yml"
-        config.write_text(f"""global:
-  scrape_interval: 1s
-scrape_configs:
-  - job_name: softmigd
-    static_configs:
-      - targets: ['127.0.0.1:{self.port}']
-""")
-        server = subprocess.Popen(
-            ["prometheus", f"--config.file={config}", f"--web.listen-address=127.0.0.1:{port}",
-             f"--storage.tsdb.path={self.folder / 'tsdb'}"],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        self.addCleanup(server.wait)
-        self.addCleanup(server.kill)
+        server = self.start_prometheus()
 
         def ask(query):
-            address = f"http://127.0.0.1:{port}/api/v1/query?" + urllib.parse.urlencode({"query": query})
+            address = f"{server}/api/v1/query?" + urllib.parse.urlencode({"query": query})
             try:
                 with urllib.request.urlopen(address, timeout=5) as answer:
                     return json.load(answer)["data"]["result"]

@@ -330,6 +330,26 @@ class Node(unittest.TestCase):
                 return True
         self.until(gone, seconds, f"process {pid} dies")
 
+    def start_prometheus(self, labels="{}"):
+        """One that scrapes the agent every second and adds these labels; its address."""
+        port = free_port()
+        config = self.folder / "prometheus.yml"
+        config.write_text(f"""global:
+  scrape_interval: 1s
+scrape_configs:
+  - job_name: softmigd
+    static_configs:
+      - targets: ['127.0.0.1:{self.port}']
+        labels: {labels}
+""")
+        server = subprocess.Popen(
+            ["prometheus", f"--config.file={config}", f"--web.listen-address=127.0.0.1:{port}",
+             f"--storage.tsdb.path={self.folder / 'tsdb'}"],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.addCleanup(server.wait)
+        self.addCleanup(server.kill)
+        return f"http://127.0.0.1:{port}"
+
     def assertLives(self, pid):
         with open(f"/proc/{pid}/stat") as stat:
             self.assertNotIn(stat.read().rsplit(")", 1)[1].split()[0], "ZX")

@@ -103,23 +103,7 @@ class Dashboard(Pictures, node.Node):
 
     def prometheus(self):
         """Starts one that scrapes the agent; its address, and since when it has figures."""
-        port = node.free_port()
-        config = self.folder / "prometheus.yml"
-        config.write_text(f"""global:
-  scrape_interval: 1s
-scrape_configs:
-  - job_name: softmigd
-    static_configs:
-      - targets: ['127.0.0.1:{self.port}']
-        labels: {{instance: 'gpu07:9799'}}
-""")
-        server = subprocess.Popen(
-            ["prometheus", f"--config.file={config}", f"--web.listen-address=127.0.0.1:{port}",
-             f"--storage.tsdb.path={self.folder / 'tsdb'}"],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        self.addCleanup(server.wait)
-        self.addCleanup(server.kill)
-        address = f"http://127.0.0.1:{port}"
+        address = self.start_prometheus("{instance: 'gpu07:9799'}")
 
         def scraped():
             try:

@@ -205,6 +205,14 @@ def wait_for(what, true, seconds=30):
         time.sleep(0.05)
 
 
+def read_config(path):
+    """A job's config as {key: value}; None if there is none."""
+    if not path.exists():
+        return None
+    lines = path.read_text(encoding="ascii").splitlines()
+    return dict(line.split("=", 1) for line in lines if not line.startswith("#"))
+
+
 def slurmd_environment():
     """What slurmd needs to take a machine with both versions of cgroups for one with the second."""
     lines = pathlib.Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines()

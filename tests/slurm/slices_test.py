@@ -102,11 +102,7 @@ class Case(unittest.TestCase):
 
     def config(self, job, node="n1"):
         """The config of a job as {key: value}; None if there is none."""
-        path = self.folders[node] / f"{job}.conf"
-        if not path.exists():
-            return None
-        lines = path.read_text(encoding="ascii").splitlines()
-        return dict(line.split("=", 1) for line in lines if not line.startswith("#"))
+        return lab.read_config(self.folders[node] / f"{job}.conf")
 
 
 class Slices(Case):

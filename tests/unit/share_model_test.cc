@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "base/mix.h"
 #include "policy/busy.h"
 #include "policy/cost.h"
 #include "policy/share.h"
@@ -122,7 +123,7 @@ class Job {
   }
 
  private:
-  static uint64_t key_of(size_t kernel) { return mix(kernel, 77); }
+  static uint64_t key_of(size_t kernel) { return base::mix(kernel, 77); }
 
   uint64_t backlog() const {
     uint64_t all = 0;

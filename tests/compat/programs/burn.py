@@ -19,7 +19,6 @@ def burn(seconds):
     card = kit.Card()
     handle = ctypes.c_void_p()
     kit.check(cublas.cublasCreate_v2(ctypes.byref(handle)), "cublasCreate")
-    one, zero, number = ctypes.c_float(1), ctypes.c_float(0), ctypes.c_int(SIZE)
     # A small table, again and again: numbers are slow to make.
     blob = kit.floats(1 << 16, 9) * (SIZE * SIZE >> 16)
     left, right, product = card.put(blob), card.put(blob), card.take(4 * SIZE * SIZE)
@@ -27,13 +26,7 @@ def burn(seconds):
     end = time.monotonic() + seconds
     while first is None or time.monotonic() < end:
         for _ in range(50):
-            kit.check(
-                cublas.cublasSgemm_v2(
-                    handle, 0, 1, number, number, number, ctypes.byref(one), left, number, right,
-                    number, ctypes.byref(zero), product, number,
-                ),
-                "cublasSgemm",
-            )
+            kit.multiply(cublas, handle, SIZE, left, right, product)
         card.wait()
         found = card.get(product, 4 * SIZE * SIZE)
         first = first or found

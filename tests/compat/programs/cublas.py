@@ -13,20 +13,12 @@ def main():
     handle, version = ctypes.c_void_p(), ctypes.c_int()
     kit.check(cublas.cublasCreate_v2(ctypes.byref(handle)), "cublasCreate")
     kit.check(cublas.cublasGetVersion_v2(handle, ctypes.byref(version)), "cublasGetVersion")
-    one, zero = ctypes.c_float(1), ctypes.c_float(0)
     results = {}
     for size in SIZES:
-        number = ctypes.c_int(size)
         left, right = (card.put(kit.floats(size * size, seed)) for seed in (1, 2))
         product = card.take(4 * size * size)
         for _ in range(20):
-            kit.check(
-                cublas.cublasSgemm_v2(
-                    handle, 0, 1, number, number, number, ctypes.byref(one), left, number, right,
-                    number, ctypes.byref(zero), product, number,
-                ),
-                "cublasSgemm",
-            )
+            kit.multiply(cublas, handle, size, left, right, product)
         card.wait()
         results[f"sgemm {size}"] = kit.checksum(card.get(product, 4 * size * size))
     kit.finish(results, version=str(version.value), **card.limits())

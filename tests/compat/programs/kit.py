@@ -84,6 +84,18 @@ def check(code, what):
         sys.exit(1)
 
 
+def multiply(cublas, handle, size, left, right, product):
+    """A product of two square matrices of floats; the first as it is, the second transposed."""
+    one, zero, number = ctypes.c_float(1), ctypes.c_float(0), ctypes.c_int(size)
+    check(
+        cublas.cublasSgemm_v2(
+            handle, 0, 1, number, number, number, ctypes.byref(one), left, number, right, number,
+            ctypes.byref(zero), product, number,
+        ),
+        "cublasSgemm",
+    )
+
+
 class Refused(Exception):
     """cuMemAlloc said CUDA_ERROR_OUT_OF_MEMORY."""
 
