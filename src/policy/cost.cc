@@ -18,7 +18,7 @@ constexpr uint64_t kRarestSample = 512;
 // What another context takes when it is switched to is never less.
 constexpr uint64_t kTimesliceNs = 500'000;
 // So many untrusted samples in a row that were not believed are. Kernels longer than a timeslice
-// may be preempted every time.
+// may be preempted every time, and streams that are busy slow each other down nearly every time.
 constexpr uint32_t kPatience = 16, kLongPatience = 256;
 // A context keeps the GPU for about this long while others want it, so of short kernels that follow
 // each other this part of their length is cut.
@@ -53,6 +53,11 @@ void blend(Cost& cost, uint64_t sample) {
   cost.samples.store(std::min(samples + 1, kMemory), memory_order_relaxed);
 }
 
+void count_anew(Cost& cost) {
+  cost.seen = 0;
+  cost.dear.store(0, memory_order_relaxed);
+}
+
 // Whether more samples were dear than are cut, by one in `part`.
 bool too_many_dear(const Cost& cost, uint64_t low_ns, uint32_t part) {
   const uint64_t cut = 3 * low_ns * cost.seen / kTurnNs;
@@ -81,10 +86,9 @@ void judge(Cost& cost, uint64_t sample_ns) {
     cost.lowest_ns = low;
   } else if (did) {
     cost.mean_ns.store(std::max<uint64_t>(low, 1), memory_order_relaxed);
-    cost.doubted = 0;
+    cost.doubted.store(0, memory_order_relaxed);
   }
-  cost.seen = 0;
-  cost.dear.store(0, memory_order_relaxed);
+  count_anew(cost);
 }
 
 }  // namespace
@@ -125,9 +129,8 @@ Cost& CostTable::find(uint64_t key) {
   victim->every.store(0, memory_order_relaxed);
   victim->nature.store(Nature::kNotKnown, memory_order_relaxed);
   victim->used.store(now, memory_order_relaxed);
-  victim->doubted = 0;
-  victim->seen = 0;
-  victim->dear.store(0, memory_order_relaxed);
+  victim->doubted.store(0, memory_order_relaxed);
+  count_anew(*victim);
   victim->varies = false;
   victim->key.store(key, std::memory_order_release);
   return *victim;
@@ -149,6 +152,7 @@ void CostTable::forget(uint64_t key) {
   row->mean_ns.store(0, memory_order_relaxed);
   row->countdown.store(0, memory_order_relaxed);
   row->nature.store(Nature::kNotKnown, memory_order_relaxed);
+  count_anew(*row);
   row->varies = false;
 }
 
@@ -166,7 +170,9 @@ bool is_due(Cost& cost, uint64_t random) {
     return false;
   }
   // Dear ones were seen: more often until it is clear what they are.
-  const uint64_t part = cost.dear.load(memory_order_relaxed) > 1 ? kSamplePart / 8 : kSamplePart;
+  const bool in_doubt = cost.dear.load(memory_order_relaxed) > 1 ||
+                        cost.doubted.load(memory_order_relaxed) >= kPatience;
+  const uint64_t part = in_doubt ? kSamplePart / 8 : kSamplePart;
   const uint64_t wanted = std::clamp<uint64_t>(kSampleNs * part / estimate(cost), 1, kRarestSample);
   // Kept while it is about right: if a high estimate were looked at sooner than a low one, the low
   // ones would hold for longer, and the mean over launches be too low.
@@ -196,15 +202,18 @@ bool learn(Cost& cost, uint64_t sample_ns, Company company, bool follows) {
     } else {
       blend(cost, sample_ns);
     }
-    cost.doubted = 0;
+    cost.doubted.store(0, memory_order_relaxed);
     return true;
   }
-  if (cost.doubted == 0 || sample_ns < cost.lowest_ns) cost.lowest_ns = sample_ns;
-  const bool is_long = cost.mean_ns.load(memory_order_relaxed) > kTimesliceNs;
-  if (++cost.doubted < (is_long ? kLongPatience : kPatience)) return false;
+  const uint32_t doubted = cost.doubted.load(memory_order_relaxed) + 1;
+  if (doubted == 1 || sample_ns < cost.lowest_ns) cost.lowest_ns = sample_ns;
+  const bool for_long =
+      company == Company::kStreams || cost.mean_ns.load(memory_order_relaxed) > kTimesliceNs;
+  cost.doubted.store(doubted, memory_order_relaxed);
+  if (doubted < (for_long ? kLongPatience : kPatience)) return false;
   cost.mean_ns.store(cost.lowest_ns, memory_order_relaxed);
   cost.samples.store(2, memory_order_relaxed);
-  cost.doubted = 0;
+  cost.doubted.store(0, memory_order_relaxed);
   return true;
 }
 

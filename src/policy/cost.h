@@ -6,8 +6,7 @@
 // only the lower envelope counts: a sample far above what is known was a preemption, unless all of
 // many are, or more than preemptions explain. A kernel that is short against a timeslice is seldom
 // cut while its stream has work before it; if many of its samples are dear, it is now cheap and now
-// dear
-// (`varies`), and costs the mean of the two, each by its own lower envelope.
+// dear (`varies`), and costs the mean of the two, each by its own lower envelope.
 //
 // A table of one process: fixed size, found without a lock, learnt under a lock of the caller's.
 // Pure: no clock; memory and random bits come from the caller.
@@ -32,7 +31,7 @@ struct alignas(64) Cost {
   std::atomic<uint32_t> used;       // when it was looked up last, for the choice of a victim
   // Untrusted samples since the last that was believed. Of a cost that varies: its cheap kind.
   uint64_t lowest_ns;
-  uint32_t doubted;
+  std::atomic<uint32_t> doubted;
   std::atomic<uint32_t> every;  // launches per sample
   std::atomic<Nature> nature;
   // Samples of a busy stream beside other contexts, since they were last judged.
@@ -74,12 +73,6 @@ class CostTable {
   std::atomic<Cost*> rows_;
   std::atomic<uint32_t> clock_{0};
 };
-
-// Mixes a value into a key; keys are never 0.
-constexpr uint64_t mix(uint64_t key, uint64_t value) {
-  key = (key ^ value) * 0x9e3779b97f4a7c15;
-  return (key ^ key >> 29) | 1;
-}
 
 inline bool is_known(const Cost& cost) { return cost.samples.load(std::memory_order_relaxed) != 0; }
 inline uint64_t estimate(const Cost& cost) {

@@ -6,6 +6,8 @@
 #include <set>
 #include <vector>
 
+#include "base/mix.h"
+
 namespace softmig::policy {
 namespace {
 
@@ -19,39 +21,41 @@ class Costs : public ::testing::Test {
 };
 
 TEST_F(Costs, UnknownIsAGuess) {
-  Cost& cost = table.find(mix(1, 2));
+  Cost& cost = table.find(base::mix(1, 2));
   EXPECT_FALSE(is_known(cost));
   EXPECT_EQ(estimate(cost), kUnknownCostNs);
-  EXPECT_EQ(&table.find(mix(1, 2)), &cost);
-  EXPECT_EQ(table.look(mix(1, 3)), nullptr);
+  EXPECT_EQ(&table.find(base::mix(1, 2)), &cost);
+  EXPECT_EQ(table.look(base::mix(1, 3)), nullptr);
 }
 
 TEST_F(Costs, ManyKeysStayApart) {
   std::set<Cost*> seen;
-  for (uint64_t i = 0; i < 2000; i++) seen.insert(&table.find(mix(i, 0x7f0000001000 + i * 64)));
+  for (uint64_t i = 0; i < 2000; i++)
+    seen.insert(&table.find(base::mix(i, 0x7f0000001000 + i * 64)));
   EXPECT_EQ(seen.size(), 2000u);
 }
 
 TEST_F(Costs, AFullTableForgetsWhatIsNotUsed) {
-  const uint64_t kept = mix(1, 1);
+  const uint64_t kept = base::mix(1, 1);
   learn(table.find(kept), 123 * kUs, Company::kNobody);
   for (uint64_t i = 0; i < 200000; i++) {
-    table.find(mix(i, i * 64));
+    table.find(base::mix(i, i * 64));
     if (i % 4 == 0) table.find(kept);
   }
   EXPECT_EQ(estimate(table.find(kept)), 123 * kUs);
 }
 
 TEST_F(Costs, AForgottenKeyIsUnknownAndItsNeighboursAreNot) {
-  for (uint64_t i = 0; i < 5000; i++) learn(table.find(mix(i, 9)), (i + 1) * kUs, Company::kNobody);
-  table.forget(mix(7, 9));
-  EXPECT_FALSE(is_known(table.find(mix(7, 9))));
-  EXPECT_EQ(estimate(table.find(mix(8, 9))), 9 * kUs);
+  for (uint64_t i = 0; i < 5000; i++)
+    learn(table.find(base::mix(i, 9)), (i + 1) * kUs, Company::kNobody);
+  table.forget(base::mix(7, 9));
+  EXPECT_FALSE(is_known(table.find(base::mix(7, 9))));
+  EXPECT_EQ(estimate(table.find(base::mix(8, 9))), 9 * kUs);
 }
 
 TEST_F(Costs, TheMeanIsUnbiased) {
   // One in ten launches takes fifty times as long; the mean of the estimates is the mean.
-  Cost& cost = table.find(mix(1, 1));
+  Cost& cost = table.find(base::mix(1, 1));
   double charged = 0, took = 0;
   for (int i = 0; i < 300000; i++) {
     const uint64_t length = random() % 10 == 0 ? kMs : 20 * kUs;
@@ -63,14 +67,14 @@ TEST_F(Costs, TheMeanIsUnbiased) {
 }
 
 TEST_F(Costs, AColdFirstLaunchDoesNotCount) {
-  Cost& cost = table.find(mix(1, 1));
+  Cost& cost = table.find(base::mix(1, 1));
   learn(cost, 10 * kMs, Company::kNobody);
   learn(cost, 100 * kUs, Company::kNobody);
   EXPECT_EQ(estimate(cost), 100 * kUs);
 }
 
 TEST_F(Costs, PreemptedSamplesAreNotBelieved) {
-  Cost& cost = table.find(mix(1, 1));
+  Cost& cost = table.find(base::mix(1, 1));
   for (int i = 0; i < 4; i++) learn(cost, 200 * kUs, Company::kNobody);
   for (int i = 0; i < 1000; i++)
     learn(cost, i % 3 == 0 ? 200 * kUs : 2200 * kUs, Company::kContexts);
@@ -78,15 +82,35 @@ TEST_F(Costs, PreemptedSamplesAreNotBelieved) {
 }
 
 TEST_F(Costs, AFirstPreemptedSampleIsMended) {
-  Cost& cost = table.find(mix(1, 1));
+  Cost& cost = table.find(base::mix(1, 1));
   learn(cost, 5 * kMs, Company::kContexts);
   learn(cost, 200 * kUs, Company::kContexts);
   learn(cost, 200 * kUs, Company::kContexts);
   EXPECT_NEAR(estimate(cost), 200 * kUs, 1 * kUs);
 }
 
+TEST_F(Costs, StreamsThatSlowEachOtherNearlyAlwaysDoNotMakeAKernelDear) {
+  Cost& cost = table.find(base::mix(1, 1));
+  for (int i = 0; i < 4; i++) learn(cost, 200 * kUs, Company::kNobody);
+  for (int i = 0; i < 20000; i++) {
+    const uint64_t streams = random() % 10 == 0 ? 1 : 2 + random() % 3;
+    learn(cost, streams * 200 * kUs, Company::kStreams);
+    ASSERT_LT(estimate(cost), 210 * kUs) << "at sample " << i;
+  }
+}
+
+TEST_F(Costs, ADearerKernelOnManyStreamsIsBelievedWithinASecond) {
+  Cost& cost = table.find(base::mix(1, 1));
+  for (int i = 0; i < 32; i++) learn(cost, 20 * kUs, Company::kStreams);
+  uint64_t gpu = 0;
+  for (; estimate(cost) < 100 * kUs && gpu < 10000 * kMs; gpu += 100 * kUs) {
+    if (is_due(cost, random())) learn(cost, (100 + random() % 300) * kUs, Company::kStreams);
+  }
+  EXPECT_LT(gpu, 500 * kMs);
+}
+
 TEST_F(Costs, ADearerKernelIsBelievedInTheEnd) {
-  Cost& cost = table.find(mix(1, 1));
+  Cost& cost = table.find(base::mix(1, 1));
   for (int i = 0; i < 32; i++) learn(cost, 200 * kUs, Company::kNobody);
   for (int i = 0; i < 20; i++) learn(cost, 9 * kMs, Company::kContexts);
   EXPECT_EQ(estimate(cost), 9 * kMs);
@@ -121,7 +145,7 @@ TEST_P(VariedCosts, AreChargedAboutWhatTheyTake) {
   const Varied& varied = GetParam();
   std::vector<Cost> rows(CostTable::kRows);
   CostTable costs(rows.data());
-  Cost& cost = costs.find(mix(1, 1));
+  Cost& cost = costs.find(base::mix(1, 1));
   double charged = 0, took = 0;
   for (int i = 0; i < 400000; i++) {
     const uint64_t length =
@@ -151,7 +175,7 @@ INSTANTIATE_TEST_SUITE_P(Kinds, VariedCosts,
                                          Varied{1 * kMs, 0, 0, 3, 0.95, 1.3}));
 
 TEST_F(Costs, FirstLaunchesAreTimedOneAfterTheOther) {
-  Cost& cost = table.find(mix(1, 1));
+  Cost& cost = table.find(base::mix(1, 1));
   EXPECT_TRUE(is_due(cost, random()));
   cost.pending = 1;
   EXPECT_FALSE(is_due(cost, random()));
@@ -159,7 +183,7 @@ TEST_F(Costs, FirstLaunchesAreTimedOneAfterTheOther) {
 
 TEST_F(Costs, SamplingTakesAThirdOfAPercent) {
   for (const uint64_t length : {5 * kUs, 20 * kUs, 100 * kUs}) {
-    Cost& cost = table.find(mix(1, length));
+    Cost& cost = table.find(base::mix(1, length));
     for (int i = 0; i < 8; i++) learn(cost, length, Company::kNobody);
     int samples = 0;
     constexpr int kLaunches = 200000;

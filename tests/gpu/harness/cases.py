@@ -407,7 +407,7 @@ def shares(quick):
                 timeout=seconds + 60,
                 variables={"CUDA_DEVICE_SM_LIMIT": str(percent)},
                 witness="report",
-                judge=near(percent, 3 if "--streams" in more else 2),
+                judge=near(percent, 2),
             )
             cases.append(case)
     return [c for c in cases if not quick or "/25/" in c.name or "async-200us" in c.name]
