@@ -16,7 +16,7 @@ configure_file(${sm_packaging}/node_files.cc.in generated/node_files.cc @ONLY)
 if(NOT TARGET softmig_cli)
   return()
 endif()
-target_sources(softmig_cli PRIVATE ${CMAKE_CURRENT_BINARY_DIR}/generated/node_files.cc)
+target_sources(sm_cli PRIVATE ${CMAKE_CURRENT_BINARY_DIR}/generated/node_files.cc)
 if(SOFTMIG_SANITIZE)
   return() # there is no library that could be preloaded
 endif()

@@ -50,15 +50,8 @@ set_tests_properties(slurm.killed PROPERTIES ENVIRONMENT PYTHONDONTWRITEBYTECODE
 # What job-start makes of Slurm's words.
 find_package(GTest REQUIRED)
 file(GLOB slurm_unit_sources CONFIGURE_DEPENDS ${sm_slurm_tests}/unit/*.cc)
-add_executable(slurm_units ${slurm_unit_sources} src/cli/child.cc src/cli/gpu_list.cc
-               src/cli/gpu_order.cc src/cli/job_gres.cc src/cli/job_plan.cc src/cli/job_query.cc
-               src/cli/node_state.cc src/cli/slot_board.cc src/cli/output.cc
-               $<TARGET_OBJECTS:sm_host> $<TARGET_OBJECTS:sm_core>)
-target_include_directories(slurm_units PRIVATE src)
+add_executable(slurm_units ${slurm_unit_sources})
+target_compile_options(slurm_units PRIVATE -O1) # tests that are built sooner
 target_compile_definitions(slurm_units PRIVATE SOFTMIG_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
-target_link_libraries(slurm_units PRIVATE fmt::fmt GTest::gmock GTest::gtest GTest::gtest_main ${CMAKE_DL_LIBS})
-if(SOFTMIG_SANITIZE)
-  target_compile_options(slurm_units PRIVATE -fsanitize=${SOFTMIG_SANITIZE} -g)
-  target_link_options(slurm_units PRIVATE -fsanitize=${SOFTMIG_SANITIZE})
-endif()
+target_link_libraries(slurm_units PRIVATE sm_cli GTest::gmock GTest::gtest GTest::gtest_main)
 add_test(NAME slurm.units COMMAND slurm_units)
