@@ -10,14 +10,18 @@ foreach(version 5.1 5.2 5.3 5.4)
                        SKIP_RETURN_CODE 77 TIMEOUT 60 LABELS slurm)
 endforeach()
 
-# As root only. Each has a Slurm of its own, so they may run beside each other. `kind` is how Slurm
+# As root only. Each has a Slurm of its own and mostly waits for it: two at a time. `kind` is how Slurm
 # knows a job's processes; kinds that the machine does not permit are skipped.
+set(sm_labs 0)
 function(sm_slurm_test name script kind)
+  math(EXPR lab "${sm_labs} % 2")
+  math(EXPR count "${sm_labs} + 1")
+  set(sm_labs ${count} PARENT_SCOPE)
   add_test(NAME slurm.${name}
            COMMAND ${Python3_EXECUTABLE} ${sm_slurm_tests}/lab.py --tracking=${kind}
                    ${sm_slurm_tests}/${script}_test.py)
   set_tests_properties(slurm.${name} PROPERTIES ENVIRONMENT "PYTHONDONTWRITEBYTECODE=1;${ARGN}"
-                       SKIP_RETURN_CODE 77 TIMEOUT 150 LABELS "slurm;root;waits" RESOURCE_LOCK slurm)
+                       SKIP_RETURN_CODE 77 TIMEOUT 150 LABELS "slurm;root;waits" RESOURCE_LOCK slurm${lab})
 endfunction()
 sm_slurm_test(spellings spellings linuxproc)
 if(TARGET softmig_cli AND TARGET sim_nvml_130 AND NOT SOFTMIG_SANITIZE)
@@ -39,7 +43,7 @@ if(TARGET softmig_cli AND TARGET sim_nvml_130 AND NOT SOFTMIG_SANITIZE)
   # What is carried to a machine with a card, on this one without Slurm. `make lab-packed`: on a bare one.
   add_test(NAME slurm.packed COMMAND ${sm_slurm_tests}/packed.sh own ${CMAKE_BINARY_DIR} --seconds 5)
   set_tests_properties(slurm.packed PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 150
-                       LABELS "slurm;root;waits" RESOURCE_LOCK slurm)
+                       LABELS "slurm;root;waits" RESOURCE_LOCK slurm0)
   set_tests_properties(slurm.burst PROPERTIES LABELS "slurm;root;timed")
 endif()
 

@@ -21,8 +21,8 @@ run() {
 }
 
 run "$reports/all" --parallel "$(nproc)" --label-exclude 'timed|waits' "$@"
-# What has a Slurm or an agent of its own mostly waits for it: one of each at a time.
-run "$reports/waits" --parallel 2 --label-regex waits --repeat until-pass:2 "$@"
+# What has a Slurm or an agent of its own mostly waits for it: two Slurms and an agent at a time.
+run "$reports/waits" --parallel 3 --label-regex waits --repeat until-pass:2 "$@"
 # What waits for a clock runs alone, and may lose against a busy machine once, not twice.
 run "$reports/timed" --label-regex timed --repeat until-pass:2 "$@"
 

@@ -173,6 +173,12 @@ bool is_plain(const std::vector<int>& order, const std::vector<NodeGpu>& gpus) {
   return gpus.size() == 1 || order.size() == gpus.size();
 }
 
+// A job without shards has no limits. The epilog must know that one with GPUs began here.
+void set_free(const NodeState& state, const Job& job) {
+  state.forget(job.id, true);
+  if (!job.gpus.empty()) state.publish(fmt::format("{}.state", job.id), state_text({}));
+}
+
 void set_up(const NodeState& state, const Job& job, OnFailure* on_failure) {
   const SiteConfig site = site_config();
   *on_failure = site.on_failure;
@@ -183,7 +189,7 @@ void set_up(const NodeState& state, const Job& job, OnFailure* on_failure) {
   if (items->empty() && !job.gpus.empty()) {
     throw Failure("the job has GPUs, and the Slurm controller does not tell which: is it over?");
   }
-  if (!has_shards(*items)) return state.forget(job.id, true);
+  if (!has_shards(*items)) return set_free(state, job);
   const std::vector<NodeGpu> gpus = node_gpus(state);
   const std::vector<int> order =
       gpus.size() == 1 ? std::vector<int>() : slurm_gpu_order(state, job.node);
@@ -228,12 +234,15 @@ int job_end() {
   const uint64_t job = number_variable("SLURM_JOB_ID");
   const NodeState state;
   keep_record(job);
-  // Slurm counts a requeue before the epilog: this is not 0 if the job is to run again.
+  // Slurm counts a requeue before the epilog: this is not 0 if the job is to run again. It is 0 all
+  // the same where the node booted under the job, and then there is nothing of the job here.
   const std::string restarts = variable("SLURM_JOB_RESTART_COUNT");
-  if (restarts.empty() || restarts == "0") {
+  const bool began_before = !variable("SLURM_JOB_GPUS").empty() && !state.knows(job);
+  if ((restarts.empty() || restarts == "0") && !began_before) {
     state.forget(job, true);
   } else {
     umask(022);
+    state.make_folder();
     state.bury(job);
   }
   return kExitOk;

@@ -177,6 +177,11 @@ void NodeState::forget(uint64_t job_id, bool config_too) const {
   }
 }
 
+bool NodeState::knows(uint64_t job_id) const {
+  return access(path(fmt::format("{}.conf", job_id)).c_str(), F_OK) == 0 ||
+         access(path(fmt::format("{}.state", job_id)).c_str(), F_OK) == 0;
+}
+
 void NodeState::bury(uint64_t job_id) const {
   publish(fmt::format("{}.conf", job_id), kBuriedText);
   forget(job_id, false);

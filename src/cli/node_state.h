@@ -2,7 +2,7 @@
 //
 //   {jobid}.conf      limits, read by the library (docs/configuration.md)
 //   {jobid}.region    what the job uses, written by its processes; {jobid}.region.extra beside it
-//   {jobid}.state     GPUs and slots of the job, for the next job's slots
+//   {jobid}.state     GPUs and slots of the job, for the next job's slots; empty if it has whole GPUs
 //   board/            whether jobs fill their slots (cli/slot_board.h)
 //   cgroup_ns         slurmd's cgroup namespace
 //   gres              Slurm's order of this node's GPUs
@@ -57,6 +57,8 @@ class NodeState {
   std::string path(const std::string& name) const { return folder_ + "/" + name; }
   // Everything of a job; its config goes last, or only what is beside the config.
   void forget(uint64_t job_id, bool config_too) const;
+  // Whether the job has a config or slots: its prolog was seen here since the node booted.
+  bool knows(uint64_t job_id) const;
   // As forget, but a config stays for ten minutes that lets the job allocate nothing: for a job
   // that was requeued, since slurmd may start it again without a prolog (see docs/slurm.md).
   void bury(uint64_t job_id) const;

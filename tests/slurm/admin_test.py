@@ -211,9 +211,26 @@ class Admin(gpu_site.Case):
             return [line for line in self.said(job).splitlines() if line.startswith("{")]
         self.run_again(job, told)
         seen = gpu_site.json.loads(told()[0])
-        self.assertIn(seen["total"], (QUARTER, 1), "it has limits: its own, or those of the buried")
-        if seen["total"] == QUARTER:
+        # It has limits: its own, or those of the buried.
+        if seen["opened"] != gpu_site.OUT_OF_MEMORY:
+            self.assertEqual(seen["total"], QUARTER)
             self.assertEqual(self.config(job)["CUDA_DEVICE_MEMORY_LIMIT"], f"{QUARTER}M")
+
+    def test_the_end_of_a_run_from_before_the_boot_leaves_no_job_without_limits(self):
+        """Slurm may say of it that it was not requeued, and start it again without its prolog."""
+        end = ["softmig", "job-end"]
+        env = {"PATH": "/run/lab/bin:" + lab.PATH, "SLURM_JOB_ID": "77", "SLURM_JOB_RESTART_COUNT": "0"}
+        config = self.folders["n1"] / "77.conf"
+        lab.run(*self.lab.on_node("n1", *end), env=env)
+        self.assertFalse(config.exists(), "it has no GPUs")
+        lab.run(*self.lab.on_node("n1", *end), env={**env, "SLURM_JOB_GPUS": "0"})
+        self.assertIn("MEMORY_LIMIT=1M", config.read_text(encoding="ascii"))
+        whole = self.probing("-w", "n1", "--gres=gpu:l40s:1", take=64)
+        self.assertGreater(self.seen(whole)["total"], QUARTER * 3)
+        self.assertIsNone(self.config(whole))
+        self.go.touch()
+        self.all_over()
+        self.assertFalse((self.folders["n1"] / f"{whole}.conf").exists(), "its prolog was here")
 
     def title(self, pid):
         """What a process calls itself; empty if it is gone."""

@@ -74,6 +74,13 @@ TEST_F(Folder, ForgetsOneJobAndNoOther) {
   state.forget(12, true);
 }
 
+TEST_F(Folder, KnowsWhichJobsBeganHere) {
+  const NodeState state(folder_);
+  for (const char* name : {"12.conf", "13.state", "123.conf", "14.region"}) make(name);
+  EXPECT_TRUE(state.knows(12) && state.knows(13) && state.knows(123));
+  EXPECT_FALSE(state.knows(1) || state.knows(14));
+}
+
 TEST_F(Folder, ABuriedJobCanAllocateNothingForAWhile) {
   const NodeState state(folder_);
   make("7.region");
