@@ -9,7 +9,6 @@ Every figure comes from process pairs in the order native, slice, native (the co
 differences, "control" the same for two native processes: what lies within it is noise.
 """
 
-import argparse
 import json
 import os
 import statistics
@@ -20,6 +19,7 @@ import time
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "tests", "gpu"))
 
+from harness import arguments as options_of  # noqa: E402
 from harness.place import GIB, Place  # noqa: E402
 
 LIMIT = 60 * GIB  # room for 64 contexts
@@ -40,20 +40,16 @@ ROWS = [
 
 
 def arguments():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--build", required=True)
-    where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--real", action="store_true")
-    where.add_argument("--sim", metavar="NxSIZE")
-    parser.add_argument("--sim-version", default="13.0")
-    parser.add_argument("--pairs", type=int, default=20)
-    parser.add_argument("--processes", default="1,8,64", help="processes in the slice")
+    parser = options_of.parser_of(__doc__)
+    options_of.add_place(parser)
+    parser.add_argument("--pairs", type=options_of.above_zero, default=20)
+    parser.add_argument("--processes", type=options_of.counts, default="1,8,64", metavar="LIST",
+                        help="processes in the slice; 1,8,64")  # fmt: skip
     parser.add_argument("--context-cost", type=int)
     parser.add_argument("--markdown", metavar="FILE")
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()
+    options_of.needs_gpu(options)
     options.user, options.no_preload = None, False
     return options
 
@@ -258,7 +254,7 @@ def markdown(result):
 def main():
     options = arguments()
     bench = Bench(options)
-    counts = [int(n) for n in options.processes.split(",")]
+    counts = options.processes
     try:
         bench.exec_true()
         bench.passive_calls()

@@ -11,12 +11,10 @@ per mix and load. Exits 1 if a result of a computation was wrong or a program fa
 printed, not judged by the exit status, unless --strict is given.
 """
 
-import argparse
 import contextlib
 import dataclasses
 import json
 import os
-import re
 import statistics
 import sys
 import time
@@ -29,6 +27,7 @@ import launch_cost  # noqa: E402
 import suites  # noqa: E402
 import tables  # noqa: E402
 import torch_suite  # noqa: E402
+from harness import arguments as options_of  # noqa: E402
 from harness.place import Place  # noqa: E402
 from node import Failed, Node, start_ns, together  # noqa: E402
 
@@ -37,23 +36,18 @@ BUCKETS_PER_SECOND = 10
 
 
 def arguments():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--build", required=True)
-    where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--real", action="store_true")
-    where.add_argument("--sim", metavar="NxSIZE")
-    parser.add_argument("--sim-version", default="13.0")
+    parser = options_of.parser_of(__doc__)
+    options_of.add_place(parser)
     parser.add_argument(
         "--suite", required=True, choices=("alone", "together", "experiment", "torch", "cost")
     )
-    parser.add_argument("--seconds", type=float, help="measured per run")
-    parser.add_argument("--only", metavar="RE", help="of 'MIX ROUND', or of a PyTorch model")
+    parser.add_argument("--seconds", type=options_of.above_zero, help="measured per run")
+    parser.add_argument("--only", metavar="RE", type=options_of.expression,
+                        help="of 'MIX ROUND', or of a PyTorch model")  # fmt: skip
     parser.add_argument("--modes", help="instead of the suite's own: native,library,budget,strict@80,...")
     parser.add_argument("--via", choices=("environment", "run"), default="environment")
     parser.add_argument("--budget-seconds", type=float, default=1e9, help="stop in time")
-    parser.add_argument("--pairs", type=int, default=6, help="of processes, suite cost")
+    parser.add_argument("--pairs", type=options_of.above_zero, default=6, help="of processes, suite cost")
     parser.add_argument("--meter", action="store_true", help="NVML beside every run")
     parser.add_argument("--strict", action="store_true", help="exit 1 where a share is off")
     parser.add_argument("--user", help="run all programs as this user; with --real only")
@@ -63,7 +57,19 @@ def arguments():
         parser.error("--user is for the card: the simulated one belongs to who starts it")
     options.no_preload, options.context_cost = False, None
     options.seconds = options.seconds or suites.DEFAULT_SECONDS[options.suite]
+    options.parts = options_of.matching(parser, options.only, parts_of(options))
+    options_of.needs_gpu(options)
     return options
+
+
+def parts_of(options):
+    """What --only chooses from."""
+    if options.suite == "cost":
+        return ["cost"]
+    if options.suite == "torch":
+        return torch_suite.MODELS
+    mixes = suites.SUITES[options.suite](options.seconds)
+    return [f"{mix.name} {one.label}" for mix in mixes for one in mix.rounds]
 
 
 class Bench:
@@ -74,8 +80,6 @@ class Bench:
         self.began = time.monotonic()
         os.makedirs(options.out, exist_ok=True)
         self.place = Place(options, "share")
-        if not os.path.exists(self.place.preload):
-            sys.exit(f"{self.place.preload} is not there: build it first")
         self.errors = open(os.path.join(options.out, "stderr.log"), "w", encoding="utf-8")
         self.lines = open(os.path.join(options.out, "lines.jsonl"), "w", encoding="utf-8")
         self.node = Node(self.place, options.via, self.errors)
@@ -127,10 +131,6 @@ class Bench:
         print(f"200us kernel alone, again: {drift:+.2f} % of the calibration", flush=True)
 
     # --- rounds
-
-    def wanted(self, mix, one):
-        name = f"{mix.name} {one.label}"
-        return not self.options.only or re.search(self.options.only, name)
 
     def run_mix(self, mix, mode):
         if mix.seconds() > self.left():
@@ -220,7 +220,8 @@ class Bench:
         modes = []
         for mix in mixes:
             mix.modes = chosen or mix.modes
-            mix.rounds = [one for one in mix.rounds if self.wanted(mix, one)]
+            mix.rounds = [one for one in mix.rounds
+                          if f"{mix.name} {one.label}" in self.options.parts]
         mixes = [mix for mix in mixes if mix.rounds]
         estimate = sum(mix.seconds() * len(mix.modes) for mix in mixes)
         print(f"at most {estimate:.0f} s", flush=True)

@@ -11,31 +11,33 @@ than a point off, ranks get less than three quarters of the stricter limit or mo
 result is wrong. --only RE picks by `kernels`, `collective`, `nccl`.
 """
 
-import argparse
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
 
+sys.dont_write_bytecode = True
 HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(HERE, "..", "tests", "gpu"))
+
+from harness import arguments as options_of  # noqa: E402
+
+PARTS = ("kernels", "collective", "nccl")
 LIMITS = ((25, 25), (25, 60), (50, 10))
 LOAD = "back:200us"
 COUPLED_LIMITS = ((25, 25), (50, 50), (25, 60))
 
 
 def arguments():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--build", required=True)
-    where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--real", action="store_true")
-    where.add_argument("--sim", metavar="NxSIZE")
-    parser.add_argument("--seconds", type=float, default=4)
-    parser.add_argument("--only", default="", metavar="RE")
-    return parser.parse_args()
+    parser = options_of.parser_of(__doc__)
+    options_of.add_place(parser)
+    parser.add_argument("--seconds", type=options_of.above_zero, default=4)
+    parser.add_argument("--only", metavar="RE", type=options_of.expression)
+    options = parser.parse_args()
+    options.parts = options_of.matching(parser, options.only, PARTS)
+    options_of.needs_gpu(options)
+    return options
 
 
 class Job:
@@ -123,13 +125,10 @@ def main():
     costs = Job(options).run(f"{share} calibrate")[0]["costs"]
     marks = Marks()
 
-    def wanted(name):
-        return re.search(options.only, name)
-
-    if wanted("kernels"):
+    if "kernels" in options.parts:
         for limits in (None, *LIMITS):
             marks.shares(text_of(limits), kernels(options, costs, limits), limits)
-    if wanted("collective"):
+    if "collective" in options.parts:
         native = collective(options, costs, None)
         marks.rate("collective, native", native, native)
         for limits in COUPLED_LIMITS:
@@ -139,7 +138,7 @@ def main():
         rate = collective(options, costs, (25, 25), apart=2)
         marks.rate("collective, 25 / 25, 2 s apart", rate, native)
         marks.bad += rate < native / 20
-    if options.real and wanted("nccl"):
+    if options.real and "nccl" in options.parts:
         native = None
         for limits in (None, *COUPLED_LIMITS, None):
             line = nccl(options, limits)

@@ -9,7 +9,7 @@ processes in slices of their own. Under --out, replaced after every measurement,
 when it is stopped: report.json, report.md, SVGs; stderr.log of the programs.
 
 Measurements come in the order of what has a bound. One that fails or takes too long is named and the
-next begins. Exits 1 if a bound was missed or a measurement failed, 2 if there is no GPU.
+next begins. Exits 1 if a bound was missed, a measurement failed or there is no GPU.
 """
 
 import argparse
@@ -31,6 +31,7 @@ import catalogue  # noqa: E402
 import isolation  # noqa: E402
 import overhead  # noqa: E402
 import two_gpus  # noqa: E402
+from harness import arguments as options_of  # noqa: E402
 from harness.place import Place  # noqa: E402
 from output import Report, formulas  # noqa: E402
 from stage import Skip, Stage, Timeout, at_most  # noqa: E402
@@ -46,25 +47,30 @@ SIMULATED_COSTS = ",".join(
 )
 
 
+class Formulas(argparse.Action):
+    """Needs nothing else, as --help."""
+
+    def __call__(self, parser, *_):
+        print("\n".join(formulas()))
+        parser.exit()
+
+
 def arguments():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--build", default="build")
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument("--real", action="store_true")
-    where.add_argument("--sim", metavar="NxSIZE")
-    parser.add_argument("--sim-version", default="13.0")
-    parser.add_argument("--seconds", type=float, help="per run of a load (2; with --quick 0.3)")
+    parser = options_of.parser_of(__doc__)
+    options_of.add_place(parser)
+    parser.add_argument("--seconds", type=options_of.above_zero,
+                        help="per run of a load (2; with --quick 0.3)")
     parser.add_argument("--budget-seconds", type=float, default=460, help="stop in time (460)")
     parser.add_argument("--quick", action="store_true", help="that all works, in 25 s")
-    parser.add_argument("--only", metavar="RE", help="measurements by name or metric id")
+    parser.add_argument("--only", metavar="RE", type=options_of.expression,
+                        help="measurements by name or metric id")
     parser.add_argument("--libraries", help="folder with libraries that softmigd needs here")
-    parser.add_argument("--formulas", action="store_true", help="print the table of formulas and end")
-    parser.add_argument("--out", metavar="DIR")
+    parser.add_argument("--formulas", action=Formulas, nargs=0, help="print the table of formulas and end")
+    parser.add_argument("--out", metavar="DIR", required=True)
     options = parser.parse_args()
-    if not options.formulas and not (options.out and (options.real or options.sim)):
-        parser.error("--out and one of --real and --sim are needed")
+    options.measurements = options_of.matching(parser, options.only, measurements(),
+                                               lambda row: (row[0], *row[3]))
+    options_of.needs_gpu(options)
     options.user, options.no_preload, options.context_cost = None, False, None
     options.seconds = options.seconds or (0.3 if options.quick else 2)
     return options
@@ -77,8 +83,6 @@ class Runner:
         self.options = options
         self.began = time.monotonic()
         self.place = Place(options, "report")
-        if not os.path.exists(self.place.preload):
-            sys.exit(f"{self.place.preload} is not there: build it first")
         os.makedirs(options.out, exist_ok=True)
         self.errors = open(os.path.join(options.out, "stderr.log"), "w", encoding="utf-8")
         self.stage = Stage(self.place, options, self.errors)
@@ -122,10 +126,6 @@ class Runner:
         done = subprocess.run([program, "--version"], env=self.place.bare_environment(),
                               capture_output=True, text=True, check=False, timeout=10)
         return done.stdout.strip()
-
-    def wanted(self, name, keys):
-        only = self.options.only
-        return not only or any(re.search(only, text) for text in (name, *keys))
 
     def measure(self, name, body, timeout, keys=()):
         """Runs one measurement; "late" if there is no time for it, "failed" if it failed, else None."""
@@ -175,45 +175,11 @@ class Runner:
             self.report.save()
 
     def run(self):
-        for name, body, timeout, keys in self.measurements():
-            if not self.wanted(name, keys):
-                continue
+        for name, body, timeout, keys in self.options.measurements:
             if name.startswith("tenants"):
                 self.tenants(name.split()[1])
             else:
                 self.measure(name, lambda body=body: body(self.stage, self.report), timeout, keys)
-
-    def measurements(self):
-        """Name, what measures, its longest time in seconds, the keys that it fills."""
-        shares = [m.key for m in catalogue.METRICS if m.id.startswith(("IS-003", "IS-006", "IS-007",
-                  "IS-008", "IS-009", "SCHED", "LLM-003", "LLM-004", "LLM-006", "LLM-009"))]
-        memory = ("OH-002", "OH-003", "OH-006/a", "OH-007/a", "OH-007/b", "LLM-002", "LLM-005",
-                  "LLM-007")
-        bytes_moved = [m.key for m in catalogue.METRICS if m.id.startswith(("BW", "PCIE"))]
-        holes = ("FRAG-001", "FRAG-002", "FRAG-003")
-        return [
-            ("accuracy of memory, refusal", isolation.accuracy, 60, ("IS-001", "IS-002")),
-            ("tenants 25", None, 0, shares),
-            ("tenants native", None, 0, shares),
-            ("tenants 50", None, 0, shares),
-            ("start-up", overhead.start_up, 90, ("OH-004/a", "OH-004/b")),
-            ("launches", overhead.launches, 60, ("OH-001/a", "OH-008")),
-            ("memory calls", overhead.memory, 90, memory),
-            ("eight processes", overhead.eight_processes, 60, ("OH-006/b",)),
-            ("response to a new limit", isolation.response, 40, ("IS-004",)),
-            ("a neighbour's illegal address", isolation.faults("illegal"), 40,
-             ("IS-010/a", "ERR-001")),
-            ("a neighbour's SIGKILL", isolation.faults("killed"), 40, ("IS-010/b",)),
-            ("memory of another tenant", isolation.cross_tenant, 30, ("IS-005",)),
-            ("throughput", overhead.throughput, 60, ("OH-010",)),
-            ("calls", overhead.calls, 40, ("OH-005",)),
-            ("the node agent", overhead.agent, 40, ("OH-009",)),
-            ("copies", isolation.copies, 60, bytes_moved),
-            ("fragmentation", isolation.fragments, 60, holes),
-            ("after a refusal", isolation.after_refusal, 30, ("ERR-003",)),
-            ("memory of the dead", isolation.dead_memory, 60, ("ERR-002",)),
-            ("NCCL", nccl, 120, ("NCCL-001",)),
-        ]
 
 
 def nccl(stage, report):
@@ -229,6 +195,39 @@ def nccl(stage, report):
     report.put("NCCL-001", "50", half["rate"])
     if not (native["right"] and half["right"]):
         raise RuntimeError("a sum is wrong")
+
+
+def measurements():
+    """Name, what measures, its longest time in seconds, the keys that it fills."""
+    shares = [m.key for m in catalogue.METRICS if m.id.startswith(("IS-003", "IS-006", "IS-007",
+              "IS-008", "IS-009", "SCHED", "LLM-003", "LLM-004", "LLM-006", "LLM-009"))]
+    memory = ("OH-002", "OH-003", "OH-006/a", "OH-007/a", "OH-007/b", "LLM-002", "LLM-005",
+              "LLM-007")
+    bytes_moved = [m.key for m in catalogue.METRICS if m.id.startswith(("BW", "PCIE"))]
+    holes = ("FRAG-001", "FRAG-002", "FRAG-003")
+    return [
+        ("accuracy of memory, refusal", isolation.accuracy, 60, ("IS-001", "IS-002")),
+        ("tenants 25", None, 0, shares),
+        ("tenants native", None, 0, shares),
+        ("tenants 50", None, 0, shares),
+        ("start-up", overhead.start_up, 90, ("OH-004/a", "OH-004/b")),
+        ("launches", overhead.launches, 60, ("OH-001/a", "OH-008")),
+        ("memory calls", overhead.memory, 90, memory),
+        ("eight processes", overhead.eight_processes, 60, ("OH-006/b",)),
+        ("response to a new limit", isolation.response, 40, ("IS-004",)),
+        ("a neighbour's illegal address", isolation.faults("illegal"), 40,
+         ("IS-010/a", "ERR-001")),
+        ("a neighbour's SIGKILL", isolation.faults("killed"), 40, ("IS-010/b",)),
+        ("memory of another tenant", isolation.cross_tenant, 30, ("IS-005",)),
+        ("throughput", overhead.throughput, 60, ("OH-010",)),
+        ("calls", overhead.calls, 40, ("OH-005",)),
+        ("the node agent", overhead.agent, 40, ("OH-009",)),
+        ("copies", isolation.copies, 60, bytes_moved),
+        ("fragmentation", isolation.fragments, 60, holes),
+        ("after a refusal", isolation.after_refusal, 30, ("ERR-003",)),
+        ("memory of the dead", isolation.dead_memory, 60, ("ERR-002",)),
+        ("NCCL", nccl, 120, ("NCCL-001",)),
+    ]
 
 
 def driver():
@@ -247,9 +246,6 @@ def stop(_number, _frame):
 
 def main():
     options = arguments()
-    if options.formulas:
-        print("\n".join(formulas()))
-        return 0
     signal.signal(signal.SIGTERM, stop)
     runner = Runner(options)
     report = runner.report
@@ -258,7 +254,7 @@ def main():
             runner.prepare()
         except Exception as error:
             print(f"no GPU to measure: {error}; see {options.out}/stderr.log")
-            return 2
+            return 1
         runner.run()
     except KeyboardInterrupt:
         report.fail("the report", "stopped from outside")

@@ -11,7 +11,6 @@ As root where parts need it. The build folder may come from another machine, wit
 libraries that this one lacks.
 """
 
-import argparse
 import json
 import os
 import pathlib
@@ -23,6 +22,11 @@ import sys
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.dont_write_bytecode = True
+sys.path.insert(0, str(ROOT / "tests" / "gpu"))
+
+from harness import arguments as options_of  # noqa: E402
+
 TELLING = r"FAIL|fail|passed|slowest|OFF|OVER|WRONG|rror:|sum |\bred\b|broken|skipped|SKIPPED|% of|<=|>=|bounds:|{\"what\""
 
 
@@ -65,17 +69,19 @@ PLAN = (
 
 
 def arguments():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--build", default="build")
-    parser.add_argument("--only", default="", metavar="REGEX")
+    parser = options_of.parser_of(__doc__)
+    parser.add_argument("--build", default="build", metavar="DIR", help="build folder; build")
+    parser.add_argument("--only", metavar="REGEX", type=options_of.expression, help="parts by name")
     parser.add_argument("--budget-seconds", type=float, default=float("inf"))
     parser.add_argument("--out", default="card-results")
     parser.add_argument("--libraries", default="", help="a folder of shared libraries")
     parser.add_argument("--slurm-root", default="", metavar="FILE", help="what tests/slurm/pack_slurm.sh made")
     parser.add_argument("--list", action="store_true", help="name the parts and stop")
-    return parser.parse_args()
+    options = parser.parse_args()
+    options.parts = options_of.matching(parser, options.only, PLAN, lambda part: (part.name,))
+    if not options.list:
+        options_of.needs_build(parser, options.build)
+    return options
 
 
 def gpu_count():
@@ -158,16 +164,15 @@ class Runner:
 
 def main():
     options = arguments()
-    parts = [part for part in PLAN if re.search(options.only, part.name)]
     if options.list:
-        for part in parts:
+        for part in options.parts:
             print(f"{part.name:<18} at most {part.seconds:4} s   {part.command}")
         return 0
     gpus = gpu_count()
     if gpus == 0:
         sys.exit("tests/card.py: no GPU here: nvidia-smi -L shows none")
     runner = Runner(options, gpus)
-    for part in parts:
+    for part in options.parts:
         runner.run(part)
     count = {kind: sum(r["status"].startswith(kind) for r in runner.records) for kind in
              ("passed", "skipped")}

@@ -1,7 +1,6 @@
 """The suite "torch": training steps alone under several limits, and four jobs at once."""
 
 import os
-import re
 import sys
 
 import suites
@@ -175,8 +174,7 @@ def _table(bench, results, models):
 def run(bench):
     if not bench.place.real:
         sys.exit("the suite torch needs a card: NVIDIA's runtime does not run on the simulated one")
-    only = bench.options.only
-    models = [model for model in MODELS if not only or re.search(only, model)]
+    models = bench.options.parts
     bench.gpu_ms, bench.checksums = {}, {}
     results = _measure(bench, models)
     for model, sums in bench.checksums.items():

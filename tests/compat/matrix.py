@@ -17,7 +17,6 @@ One line per cell; --json keeps everything. Exit status 0 if some cell is green,
 unwitnessed.
 """
 
-import argparse
 import datetime
 import json
 import os
@@ -35,6 +34,7 @@ sys.path.insert(0, HERE)
 sys.path.insert(0, os.path.join(os.path.dirname(HERE), "gpu"))
 
 import cells as all_cells  # noqa: E402
+from harness import arguments as options_of  # noqa: E402
 from harness.case import json_lines, kill_session  # noqa: E402
 from harness.place import MIB, Place  # noqa: E402
 from harness.witness import Witness  # noqa: E402
@@ -361,13 +361,13 @@ def write_markdown(path, reports, cells):
 
 
 def arguments():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--build", default="build", help="build folder")
+    parser = options_of.parser_of(__doc__)
+    parser.add_argument("--build", default="build", metavar="DIR", help="build folder; build")
     parser.add_argument("--compat", metavar="DIR", help="what fetch.sh made; BUILD/compat")
-    parser.add_argument("--sim", metavar="NxSIZE", help="on a simulated node, e.g. 1x16G")
-    parser.add_argument("--only", metavar="REGEX", help="only cells whose name matches")
+    parser.add_argument("--sim", metavar="NxSIZE", type=options_of.node,
+                        help="on a simulated node, e.g. 1x16G")  # fmt: skip
+    parser.add_argument("--only", metavar="REGEX", type=options_of.expression,
+                        help="only cells whose name matches")  # fmt: skip
     parser.add_argument("--budget", type=float, default=460, metavar="SECONDS",
                         help="cells that do not fit are skipped; 460")  # fmt: skip
     parser.add_argument("--memory", type=int, default=8192, metavar="MIB", help="of the slice; 8192")
@@ -378,7 +378,14 @@ def arguments():
     parser.add_argument("--markdown", metavar="FILE", help="renew the table of this document")
     parser.add_argument("--from", dest="reports", nargs="*", metavar="JSON",
                         help="take these results for the table, run nothing")  # fmt: skip
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.reports is not None and not options.markdown:
+        parser.error("--from needs --markdown: where the table goes")
+    options.cells = options_of.matching(parser, options.only, all_cells.all_cells(),
+                                        lambda cell: (cell.name,))  # fmt: skip
+    if options.reports is None and not options.list:
+        options_of.needs_build(parser, options.build)
+    return options
 
 
 def run_here(options, cells):
@@ -410,11 +417,10 @@ def main():
                 reports.append(json.load(file))
         write_markdown(options.markdown, reports, cells)
         return 0
-    chosen = [cell for cell in cells if not options.only or re.search(options.only, cell.name)]
     if options.list:
-        print("\n".join(f"{cell.name:<24}{cell.text}" for cell in chosen))
+        print("\n".join(f"{cell.name:<24}{cell.text}" for cell in options.cells))
         return 0
-    report = run_here(options, chosen)
+    report = run_here(options, options.cells)
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
             json.dump(report, file, indent=1)

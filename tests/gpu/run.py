@@ -9,11 +9,9 @@
 One line per case, results.jsonl in --out, and at the end "N passed, N failed, N skipped".
 """
 
-import argparse
 import json
 import os
 import queue
-import re
 import signal
 import sys
 import threading
@@ -22,6 +20,7 @@ import time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 sys.dont_write_bytecode = True
 
+from harness import arguments as options_of  # noqa: E402
 from harness import cases as all_cases  # noqa: E402
 from harness import chaos  # noqa: E402
 from harness import frameworks  # noqa: E402
@@ -31,15 +30,13 @@ from harness.place import MIB, Place  # noqa: E402
 from harness.witness import Witness  # noqa: E402
 
 
+GROUPS = {**all_cases.GROUPS, **frameworks.GROUPS, **never_stuck.GROUPS, **chaos.GROUPS}
+
+
 def arguments():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--build", required=True, help="build folder")
-    where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--real", action="store_true", help="run on the card")
-    where.add_argument("--sim", metavar="NxSIZE", help="run on a simulated node, e.g. 1x80G")
-    parser.add_argument("--sim-version", default="13.0", help="export set of the simulated driver")
+    """The options, and the cases that they choose."""
+    parser = options_of.parser_of(__doc__)
+    options_of.add_place(parser)
     parser.add_argument("--user", help="run the programs as this user (needs root)")
     parser.add_argument("--quick", action="store_true", help="fewer sizes and repetitions")
     parser.add_argument(
@@ -50,22 +47,15 @@ def arguments():
     parser.add_argument(
         "--context-cost", type=int, metavar="BYTES", help="SOFTMIG_CONTEXT_COST of the slices"
     )
-    parser.add_argument("--group", action="append", help="only these groups")
-    parser.add_argument("--only", metavar="REGEX", help="only cases whose name matches")
+    parser.add_argument("--group", action="append", choices=GROUPS, help="only these groups")
+    parser.add_argument("--only", metavar="REGEX", type=options_of.expression,
+                        help="only cases whose name matches")  # fmt: skip
     parser.add_argument("--list", action="store_true", help="name the cases and stop")
-    parser.add_argument("--jobs", type=int, help="cases at a time (the card: 1)")
+    parser.add_argument("--jobs", type=options_of.above_zero, help="cases at a time (the card: 1)")
     parser.add_argument("--out", metavar="DIR", help="where results.jsonl goes")
-    return parser.parse_args()
-
-
-def chosen(options):
-    groups = {**all_cases.GROUPS, **frameworks.GROUPS, **never_stuck.GROUPS, **chaos.GROUPS}
-    found = []
-    for name, make in groups.items():
-        if options.group and name not in options.group:
-            continue
-        found += make(options.quick)
-    return [c for c in found if not options.only or re.search(options.only, c.name)]
+    options = parser.parse_args()
+    cases = [c for name in options.group or GROUPS for c in GROUPS[name](options.quick)]
+    return options, options_of.matching(parser, options.only, cases, lambda case: (case.name,))
 
 
 def summary(record):
@@ -154,11 +144,11 @@ def end_all(*_):
 
 
 def main():
-    options = arguments()
-    cases = chosen(options)
+    options, cases = arguments()
     if options.list:
         print("\n".join(case.name for case in cases))
         return 0
+    options_of.needs_gpu(options)
     signal.signal(signal.SIGTERM, end_all)
     start = time.monotonic()
     workers = Workers(options, cases)

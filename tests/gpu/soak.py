@@ -12,7 +12,6 @@ the driver's own. In the end, when
 everything has gone, the ledger must be empty to the byte. The last line says what was seen.
 """
 
-import argparse
 import json
 import os
 import random
@@ -26,6 +25,7 @@ import time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 sys.dont_write_bytecode = True
 
+from harness import arguments as options_of  # noqa: E402
 from harness.case import kill_session  # noqa: E402
 from harness.place import GIB, MIB, Place  # noqa: E402
 
@@ -39,17 +39,12 @@ MOST_LOG = 64 * 1024
 
 
 def arguments():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--build", required=True, help="build folder")
-    where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--real", action="store_true", help="on the card")
-    where.add_argument("--sim", metavar="NxSIZE", help="on a simulated node, e.g. 1x80G")
-    parser.add_argument("--sim-version", default="13.0", help="export set of the simulated driver")
-    parser.add_argument("--minutes", type=float, default=60)
+    parser = options_of.parser_of(__doc__)
+    options_of.add_place(parser)
+    parser.add_argument("--minutes", type=options_of.above_zero, default=60)
     parser.add_argument("--user", help="run the programs as this user (needs root)")
     options = parser.parse_args()
+    options_of.needs_gpu(options)
     options.no_preload, options.context_cost = False, None
     return options
 
