@@ -5,11 +5,13 @@
 
 New functions are printed as rows for data/surface, the decision left open ("?", with "memory?" in
 front of those whose name speaks of memory or work). Changed signatures and structures are printed
-old beside new, new enumerators by enum. Exit status 0, whatever was found; 2 on wrong use.
+old beside new, new enumerators by enum. Exit status 0, whatever was found; 2 on wrong use, and where
+one of the two is no such header.
 """
 
 import argparse
 import re
+import subprocess
 
 import cuda_header
 
@@ -56,17 +58,29 @@ def print_structures(old, new):
     print(", ".join(added) or "-")
 
 
+def read(path, cxx, parser):
+    """(the preprocessed text of a header that declares something, its CUDA_VERSION)."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            version = re.search(r"#define CUDA_VERSION (\d+)", file.read())
+        text = cuda_header.preprocess(path, cxx)
+    except OSError as error:
+        parser.error(f"{error.filename}: {error.strerror}")
+    except subprocess.CalledProcessError as error:
+        parser.error(error.stderr.splitlines()[0])
+    if not cuda_header.functions(text):
+        parser.error(f"{path}: it declares no function of cuda.h or nvml.h")
+    return text, version[1] if version else "0"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("old")
     parser.add_argument("new")
     parser.add_argument("--cxx", default="g++")
     args = parser.parse_args()
-    old, new = (cuda_header.preprocess(path, args.cxx) for path in (args.old, args.new))
-    with open(args.new, encoding="utf-8") as file:
-        version = re.search(r"#define CUDA_VERSION (\d+)", file.read())
-    print_functions(cuda_header.functions(old), cuda_header.functions(new),
-                    version[1] if version else "0")
+    (old, _), (new, version) = (read(path, args.cxx, parser) for path in (args.old, args.new))
+    print_functions(cuda_header.functions(old), cuda_header.functions(new), version)
     print_enumerators(cuda_header.enumerators(old), cuda_header.enumerators(new))
     print_structures(cuda_header.structures(old), cuda_header.structures(new))
 

@@ -181,6 +181,20 @@ class SurfaceDiff(InFolder):
         self.assertIn("E: E_TWO", out)
         self.assertIn("S\n  old { int a; }\n  new { int a; int b; }", out)
 
+    def test_what_is_no_header(self):
+        header, text = self.write("good.h", self.OLD), self.write("text.h", "no functions\n")
+        broken = self.write("broken.h", "#include <nowhere.h>\n")
+        for words, says in (
+                ((header, self.root / "none.h"), "none.h.*No such file"),
+                ((header, text), "text.h: it declares no function"),
+                ((broken, header), "broken.h.*nowhere.h"),
+                ((header, self.root), "Is a directory"),
+                ((header, header, "--cxx", "nocompiler"), "nocompiler: No such file"),
+                ((header,), "arguments are required: new")):
+            done = self.run_tool(TOOLS / "surface_diff.py", *words)
+            self.assertEqual(done.returncode, 2, done.stderr)
+            self.assertRegex(done.stderr.splitlines()[-1], says)
+
     def test_stem(self):
         for name in ("cuMemcpyHtoD", "cuMemcpyHtoD_v2", "cuMemcpyHtoD_v2_ptds"):
             self.assertEqual(cuda_header.stem(name), "cuMemcpyHtoD")
