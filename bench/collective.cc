@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <cstdio>
 #include <cstdlib>
 #include <string>
 #include <vector>
@@ -146,10 +147,11 @@ class Rank {
 
 int program(int argc, char** argv) {
   Costs costs;
-  if (argc != 5 || !parse_costs(argv[1], &costs) || !costs.contains("200us"))
-    give_up("usage: collective COSTS RANK BOARD SECONDS");
-  const int number = std::atoi(argv[2]);
-  if (number != 0 && number != 1) give_up("rank 0 or 1");
+  const int number = argc == 5 ? std::atoi(argv[2]) : -1;
+  if ((number != 0 && number != 1) || !parse_costs(argv[1], &costs) || !costs.contains("200us")) {
+    std::fprintf(stderr, "usage: collective COSTS 0|1 BOARD SECONDS\n");
+    return 2;
+  }
   Board* board = map_board(argv[3]);
   Gpu gpu;
   gpu.open(number);

@@ -20,6 +20,7 @@
 
 #include "job/slice.h"
 #include "policy/ledger.h"
+#include "stage.h"
 
 namespace softmig::chaos {
 namespace {
@@ -162,13 +163,7 @@ std::string left_over(const abi::Region& region, size_t processes) {
 }
 
 int run(double seconds, size_t processes, unsigned seed) {
-  char folder[] = "/tmp/softmig-churn-XXXXXX";
-  if (mkdtemp(folder) == nullptr) return 1;
-  const std::string file = std::string(folder) + "/region";
-  for (const char* name : {"SLURM_JOB_ID", "SLURM_JOBID", "SLURM_TMPDIR"}) unsetenv(name);
-  setenv("SOFTMIG_REGION", file.c_str(), 1);
-  setenv("CUDA_DEVICE_MEMORY_LIMIT", "1024M", 1);
-  setenv("SOFTMIG_LOG_FILE", (file + ".log").c_str(), 1);
+  const OwnSlice place("churn", "1024M");
   set_up();
   const abi::RegionAccount* mine = slice().account(0);
   const auto& region = *reinterpret_cast<const abi::Region*>(
@@ -177,8 +172,6 @@ int run(double seconds, size_t processes, unsigned seed) {
   Churn churn(seed, processes, region);
   churn.run(seconds);
   const std::string fault = churn.fault().empty() ? left_over(region, processes) : churn.fault();
-  for (const char* end : {"", ".log"}) unlink((file + end).c_str());
-  rmdir(folder);
   std::printf("%zu processes at a time, %lu joined, %lu killed: %s\n", processes,
               static_cast<unsigned long>(churn.joined()),
               static_cast<unsigned long>(churn.killed()),
@@ -198,11 +191,8 @@ int main(int argc, char** argv) {
   double seconds = 20;
   size_t processes = 64;
   unsigned seed = 1;
-  for (int i = 1; i + 1 < argc; i += 2) {
-    const std::string name = argv[i];
-    if (name == "--seconds") seconds = std::atof(argv[i + 1]);
-    if (name == "--processes") processes = static_cast<size_t>(std::atoi(argv[i + 1]));
-    if (name == "--seed") seed = static_cast<unsigned>(std::atoi(argv[i + 1]));
-  }
+  read_options(argc, argv, "chaos_churn [--seconds N] [--processes N] [--seed N]",
+               {number_option("--seconds", &seconds), number_option("--processes", &processes),
+                number_option("--seed", &seed)});
   return run(seconds, processes, seed);
 }

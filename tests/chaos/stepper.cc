@@ -31,6 +31,7 @@
 
 #include "job/slice.h"
 #include "policy/ledger.h"
+#include "stage.h"
 
 namespace softmig::chaos {
 namespace {
@@ -399,13 +400,7 @@ int run(const Options& options) {
     std::printf("SKIPPED: ptrace is not allowed here\n");
     return kExitSkipped;
   }
-  char folder[] = "/tmp/softmig-chaos-XXXXXX";
-  if (mkdtemp(folder) == nullptr) return 1;
-  const std::string file = std::string(folder) + "/region";
-  for (const char* name : {"SLURM_JOB_ID", "SLURM_JOBID", "SLURM_TMPDIR"}) unsetenv(name);
-  setenv("SOFTMIG_REGION", file.c_str(), 1);
-  setenv("CUDA_DEVICE_MEMORY_LIMIT", "64M", 1);
-  setenv("SOFTMIG_LOG_FILE", (file + ".log").c_str(), 1);
+  const OwnSlice place("chaos", "64M");
   bool good = slice().mode() == job::Mode::kActive && slice().add_device(kGpu, 0) == 0 &&
               slice().reserve(0, kMine) && slice().memory(0).limit == kLimit;
   const pid_t sleeper = good ? start_sleeper() : -1;
@@ -422,8 +417,6 @@ int run(const Options& options) {
     kill(sleeper, SIGKILL);
     waitpid(sleeper, nullptr, 0);
   }
-  for (const char* end : {"", ".log"}) unlink((file + end).c_str());
-  rmdir(folder);
   std::printf("%u kills, %s\n", chaos.done(),
               good ? "no byte lost or invented, no hang" : "BROKEN");
   return good && chaos.done() > 0 ? 0 : 1;
@@ -436,12 +429,15 @@ int main(int argc, char** argv) {
   using namespace softmig::chaos;
   if (argc == 3 && std::strcmp(argv[1], "--after-exec") == 0) return run_after_exec(argv[2]);
   Options options;
-  for (int i = 1; i + 1 < argc; i += 2) {
-    const std::string name = argv[i];
-    if (name == "--kills") options.kills = static_cast<uint32_t>(std::atoi(argv[i + 1]));
-    if (name == "--long") options.long_kills = static_cast<uint32_t>(std::atoi(argv[i + 1]));
-    if (name == "--seed") options.seed = static_cast<uint32_t>(std::atoi(argv[i + 1]));
-    if (name == "--only") options.only = argv[i + 1];
-  }
+  const auto is_operation = [&options](std::string_view name) {
+    options.only = name;
+    const std::vector<Operation> all = operations();
+    return std::any_of(all.begin(), all.end(), [&](const auto& one) { return one.name == name; });
+  };
+  read_options(argc, argv, "chaos_stepper [--kills N] [--long N] [--only OPERATION] [--seed N]",
+               {number_option("--kills", &options.kills),
+                number_option("--long", &options.long_kills),
+                number_option("--seed", &options.seed),
+                {"--only", is_operation}});
   return run(options);
 }

@@ -86,6 +86,18 @@ class Slips(unittest.TestCase):
                 self.assertEqual(done.returncode, 1, done.stdout + done.stderr)
                 self.assertRegex(done.stderr, r"^\w+\.py: no GPU here: .*libcuda.so.1: .*\n$")
 
+    def test_programs(self):
+        for program, *words in (
+                ("tests/chaos/chaos_stepper", "--kills", "many"),
+                ("tests/chaos/chaos_stepper", "--only", "many"),
+                ("tests/chaos/chaos_churn", "many"),
+                ("tests/chaos/chaos_churn", "--seconds"),
+                ("tests/model/protocol_model", "many")):
+            done = subprocess.run([os.path.join(self.build, program), *words], capture_output=True,
+                                  text=True, timeout=60, check=False)
+            self.assertEqual((done.returncode, done.stdout), (2, ""))
+            self.assertIn(words[-1], done.stderr)
+
     def test_every_grammar_of_a_node(self):
         for text in ("1x80G", "2x48G:l40s+1x80G:h100,context=600M,slice=3000", "16x1073741824"):
             done = self.run_program("tests/gpu/run.py", "--sim", text, "--list", "--group", "cli")

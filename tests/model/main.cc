@@ -9,9 +9,12 @@
 // living process loses its slot. For every end: a newcomer is granted at once all that nobody
 // living holds, not a unit more or less; no slot and no object stays behind. No operation takes
 // more than a bounded number of steps, so that nothing hangs.
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstring>
+#include <string>
+#include <vector>
 
 #include "world.h"
 
@@ -126,17 +129,23 @@ bool check(const Scenario& scenario, bool large) {
 
 int run(int argc, char** argv) {
   const bool large = argc > 1 && std::strcmp(argv[1], "--large") == 0;
-  const int first = large ? 2 : 1;
+  const std::vector<std::string> names(argv + (large ? 2 : 1), argv + argc);
+  const std::vector<Scenario> all = scenarios();
+  for (const std::string& name : names) {
+    const auto is_it = [&name](const Scenario& scenario) { return name == scenario.name; };
+    if (std::any_of(all.begin(), all.end(), is_it)) continue;
+    std::fprintf(stderr, "no such scenario: %s; there are:\n", name.c_str());
+    for (const Scenario& scenario : all) std::fprintf(stderr, "  %s\n", scenario.name);
+    return 2;
+  }
   int broken = 0, checked = 0;
-  for (const Scenario& scenario : scenarios()) {
-    bool wanted = argc == first;
-    for (int i = first; i < argc; i++) wanted |= std::strcmp(argv[i], scenario.name) == 0;
-    if (!wanted) continue;
+  for (const Scenario& scenario : all) {
+    if (!names.empty() && std::count(names.begin(), names.end(), scenario.name) == 0) continue;
     checked++;
     broken += !check(scenario, large);
   }
   std::printf("%d scenarios, %d broken\n", checked, broken);
-  return checked > 0 && broken == 0 ? 0 : 1;
+  return broken == 0 ? 0 : 1;
 }
 
 }  // namespace
