@@ -15,6 +15,7 @@
 
 #include "agent/agent.h"
 #include "agent/log.h"
+#include "host/text.h"
 
 namespace softmig::agent {
 namespace {
@@ -78,16 +79,33 @@ void run(AgentOptions options) {
   }
 }
 
+// What --help shows stands in brackets where an option is left out.
+void add_options(CLI::App& app, AgentOptions* options) {
+  const auto add = [&app](const char* name, std::string* value, const char* type,
+                          const char* text) {
+    app.add_option(name, *value, text)->type_name(type)->capture_default_str();
+  };
+  add("--config", &options->site_config, "FILE", "What the site decides");
+  add("--nvml", &options->nvml, "FILE", "The driver's management library");
+  add("--cgroups", &options->cgroups, "DIR", "Where cgroups of version 2 are mounted");
+  add("--devices", &options->devices, "PATH", "How the names of the driver's device files begin");
+  app.set_version_flag("--version", "softmigd " + options->version);
+}
+
 int main_of(int argc, char** argv) {
   AgentOptions options;
   options.version = SOFTMIG_VERSION;
-  CLI::App app("Measures what the jobs of this node use of its GPUs, and acts on who uses more");
-  app.add_option("--config", options.site_config, "What the site decides");
-  app.add_option("--nvml", options.nvml, "The driver's management library");
-  app.add_option("--cgroups", options.cgroups, "Where cgroups of version 2 are mounted");
-  app.add_option("--devices", options.devices, "How the names of the driver's device files begin");
-  app.set_version_flag("--version", options.version);
-  CLI11_PARSE(app, argc, argv);
+  CLI::App app("Measures what the jobs of this node use of its GPUs, and acts on who uses more",
+               "softmigd");
+  add_options(app, &options);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return app.exit(error);  // --help and the like
+    fmt::print(stderr, "softmigd: {}\n  softmigd --help tells more\n",
+               host::printable(error.what()));
+    return 2;
+  }
   if (geteuid() != 0) {
     fmt::print(stderr, "softmigd: must be started by root\n");
     return 1;

@@ -33,15 +33,28 @@ int complain(const std::string& command, const Failure& failure) {
   return status_for(command == "run", failure.status());
 }
 
+// "limits", "config check".
 std::string chosen(const CLI::App& app) {
   const auto commands = app.get_subcommands();
-  return commands.empty() ? "" : commands.front()->get_name();
+  if (commands.empty()) return "";
+  const std::string below = chosen(*commands.front());
+  return commands.front()->get_name() + (below.empty() ? "" : " " + below);
+}
+
+// CLI11 misses what is required before it minds what nobody knows, which may be why it is missing.
+std::string fault_of(const CLI::App& app, const CLI::ParseError& error) {
+  const auto unknown = app.remaining(true);
+  if (dynamic_cast<const CLI::RequiredError*>(&error) == nullptr || unknown.empty()) {
+    return error.what();
+  }
+  const bool is_option = unknown.front().starts_with('-');
+  return fmt::format("no such {}: {}", is_option ? "option" : "command", unknown.front());
 }
 
 int bad_line(const CLI::App& app, const CLI::ParseError& error) {
   if (error.get_exit_code() == 0) return app.exit(error);  // --help and the like
   const std::string command = chosen(app);
-  return complain(command, Failure(error.what(),
+  return complain(command, Failure(fault_of(app, error),
                                    fmt::format("softmig {}{}--help tells more", command,
                                                command.empty() ? "" : " "),
                                    kExitUsage));

@@ -350,8 +350,8 @@ void add_run(CLI::App& app, const Rest& rest, int* status) {
       ->type_name("COUNTxSIZE");
   run->add_option("--sim-cuda", options->sim_cuda,
                   "CUDA of the simulated driver: 13.0 (default), 12.4, 12.0")
-      ->check(CLI::IsMember({kSimulatedCuda[0], kSimulatedCuda[1], kSimulatedCuda[2]},
-                            CLI::ignore_case))
+      ->check(
+          CLI::IsMember({kSimulatedCuda[0], kSimulatedCuda[1], kSimulatedCuda[2]}).description(""))
       ->type_name("VERSION");
   run->add_option("--library", options->library, "The libsoftmig.so to load")->type_name("PATH");
   run->add_flag("-v,--verbose", options->verbose, "Say on standard error what is done");

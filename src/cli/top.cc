@@ -187,11 +187,14 @@ With --json every look is one line; rates are those since the line before, null 
 void add_top(CLI::App& app, int* status) {
   auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("top", "Watch this node's GPUs and slices, live");
-  command->add_option("-i,--interval", options->interval, "Seconds between two looks, 1 by default")
-      ->check(CLI::Range(0.1, 3600.0))
+  // Without the descriptions of the ranges, which CLI11 puts behind the names of the values.
+  command
+      ->add_option("-i,--interval", options->interval,
+                   "Seconds between two looks, 0.1 to 3600; 1 by default")
+      ->check(CLI::Range(0.1, 3600.0).description(""))
       ->type_name("SECONDS");
   command->add_option("-n,--count", options->count, "End after so many looks")
-      ->check(CLI::Range(1, 1'000'000))
+      ->check(CLI::Range(1, 1'000'000).description(""))
       ->type_name("N");
   command->add_flag("--json", options->json, "Print each look as a line of JSON");
   command->footer(kFooter);
