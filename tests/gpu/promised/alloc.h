@@ -4,6 +4,8 @@
 
 #include <cstdio>
 #include <functional>
+#include <optional>
+#include <string>
 
 #include "common/gpu.h"
 
@@ -11,21 +13,25 @@ namespace softmig::gpu_test {
 
 using TakePiece = std::function<CUresult(const Session&, uint64_t bytes)>;
 
+// Opens the first GPU. Where that fails: why, and the status with which the program ends.
+inline std::optional<int> end_without_gpu(Session* session) {
+  std::string step;
+  const CUresult code = session->open(Lookup{}, 0, &step);
+  if (code == CUDA_SUCCESS) return std::nullopt;
+  if (code == CUDA_ERROR_SHARED_OBJECT_INIT_FAILED || code == CUDA_ERROR_NO_DEVICE) {
+    std::printf("SKIP: no GPU (%s)\n", step.c_str());
+    return 0;
+  }
+  std::printf("FAIL: %s: %s\n", step.c_str(), error_name(session->driver, code).c_str());
+  return 1;
+}
+
 // Takes pieces of 64 MiB until one is refused, and prints what was granted. With a limit in force
 // the end must be CUDA_ERROR_OUT_OF_MEMORY before `total` is passed.
 inline int take_until_refused(const char* what, const TakePiece& take) {
   constexpr uint64_t kPiece = 64 * kMiB;
   Session session;
-  std::string step;
-  const CUresult opened = session.open(Lookup{}, 0, &step);
-  if (opened == CUDA_ERROR_SHARED_OBJECT_INIT_FAILED || opened == CUDA_ERROR_NO_DEVICE) {
-    std::printf("SKIP: no GPU (%s)\n", step.c_str());
-    return 0;
-  }
-  if (opened != CUDA_SUCCESS) {
-    std::printf("FAIL: %s: %s\n", step.c_str(), error_name(session.driver, opened).c_str());
-    return 1;
-  }
+  if (const auto status = end_without_gpu(&session)) return *status;
   const uint64_t total = session.total_bytes();
   std::printf("total %llu MiB, free %llu MiB\n", static_cast<unsigned long long>(total / kMiB),
               static_cast<unsigned long long>(session.free_bytes() / kMiB));

@@ -4,16 +4,7 @@
 int main() {
   using namespace softmig::gpu_test;
   Session session;
-  std::string step;
-  const CUresult opened = session.open(Lookup{}, 0, &step);
-  if (opened == CUDA_ERROR_SHARED_OBJECT_INIT_FAILED || opened == CUDA_ERROR_NO_DEVICE) {
-    std::printf("SKIP: no GPU (%s)\n", step.c_str());
-    return 0;
-  }
-  if (opened != CUDA_SUCCESS) {
-    std::printf("FAIL: %s: %s\n", step.c_str(), error_name(session.driver, opened).c_str());
-    return 1;
-  }
+  if (const auto status = end_without_gpu(&session)) return *status;
   const uint64_t before = session.free_bytes();
   void* host = nullptr;
   const CUresult code = session.driver.cuMemHostAlloc(&host, 256 * kMiB, 0);
