@@ -8,9 +8,10 @@ The layers of src/, lowest first, each of which may use those below it:
 
     base < abi < sys < policy* < job < hook < { cuda, nvml }
 
-* policy is arithmetic: base and abi only, no clock and no operating system. agent, cli and spank
-never see hook, cuda or nvml; what agent and cli share beyond job lies in host. The simulated GPU (sim/) shares nothing but abi. What enters other
-processes calls the operating system in sys and hook only; job may lean on sys.
+* policy is arithmetic: base and abi only, no clock and no operating system. agent and cli never see
+hook, cuda or nvml; what they share beyond job lies in host. The simulated GPU (sim/) shares nothing
+but abi. What enters other processes calls the operating system in sys and hook only; job may lean on
+sys.
 """
 
 import pathlib
@@ -29,7 +30,6 @@ MAY_INCLUDE = {
     "host": {"base", "abi", "sys", "policy", "job"},
     "agent": {"base", "abi", "sys", "policy", "job", "host"},
     "cli": {"base", "abi", "sys", "policy", "job", "host"},
-    "spank": {"base", "abi", "sys", "policy", "job"},
     "sim": {"abi"},
 }
 

@@ -13,7 +13,7 @@ set -euo pipefail
 shopt -s inherit_errexit
 
 build=(cmake make g++ python3 libcli11-dev libfmt-dev nlohmann-json3-dev libncurses-dev libgtest-dev
-  libgmock-dev libbenchmark-dev)
+  libgmock-dev)
 tests=(bats binutils libc6-i386 util-linux procps mandoc curl python3-pip clang-14 libclang-rt-14-dev
   fonts-dejavu-core librsvg2-bin)
 # What the tests of the Slurm side call; without them those tests are skipped.
@@ -43,7 +43,7 @@ esac
 
 if ! command -v dpkg-query >/dev/null; then
   echo "This is no Debian: see to it that cmake >= 3.22, a C++20 compiler, CLI11, fmt," \
-    "nlohmann-json, ncurses, GoogleTest and Google Benchmark are installed." >&2
+    "nlohmann-json, ncurses and GoogleTest are installed." >&2
   exit 0
 fi
 

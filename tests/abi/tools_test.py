@@ -54,7 +54,7 @@ class Layers(unittest.TestCase):
     def test_upwards_is_not(self):
         for layer, target in [("base", "abi"), ("abi", "sys"), ("policy", "sys"), ("policy", "job"),
                               ("job", "hook"), ("hook", "cuda"), ("cuda", "nvml"), ("cli", "hook"),
-                              ("agent", "cuda"), ("spank", "nvml")]:
+                              ("agent", "cuda"), ("host", "nvml")]:
             with self.subTest(layer=layer, target=target):
                 found = self.violations(f"src/{layer}/b.cc", f'"{target}/a.h"')
                 self.assertEqual(len(found), 1)
