@@ -220,7 +220,6 @@ void give_for_context(Context* context, uint64_t bytes);
 // --- ranges (memory.cc)
 Range* find_range(uint64_t address);
 Range* add_range(RangeKind kind, uint64_t base, uint64_t bytes, Device* device, Context* context);
-void remove_range(Range* range);
 // Takes pages (or a packed piece) in the context for an allocation. Returns the address, or 0.
 uint64_t take_linear(Context* context, Arena* arena, uint64_t bytes, uint64_t alignment);
 bool free_linear(uint64_t address);

@@ -131,8 +131,6 @@ Range* add_range(RangeKind kind, uint64_t base, uint64_t bytes, Device* device, 
   return (driver().ranges[base] = std::move(range)).get();
 }
 
-void remove_range(Range* range) { driver().ranges.erase(range->base); }
-
 bool find_extent(uint64_t address, Extent* extent) {
   Range* range = find_range(address);
   if (range == nullptr) return false;
@@ -200,7 +198,7 @@ void free_range(Range* range) {
       space_of(range->base).give(range->base, range->bytes);
       break;
   }
-  remove_range(range);
+  driver().ranges.erase(range->base);
 }
 
 void free_context_memory(Context* context) {

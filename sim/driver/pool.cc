@@ -148,6 +148,26 @@ CUmemPoolProps plain_props(int ordinal) {
   return props;
 }
 
+CUresult allocate_from_pool(Pool* pool, uint64_t bytes, uint64_t* address) {
+  settle_late_frees(pool);
+  const uint64_t rounded = round_up(bytes, kUnit);
+  if (rounded < bytes || bytes > (uint64_t{1} << 46)) return CUDA_ERROR_OUT_OF_MEMORY;
+  *address = 0;
+  for (auto at = pool->chunks.begin(); *address == 0 && at != pool->chunks.end(); ++at) {
+    *address = place(at->second.get(), rounded, bytes);
+  }
+  if (*address == 0) {
+    const uint64_t size = round_up(rounded, kGrowth);
+    PoolChunk* chunk = grow(pool, size, false);
+    if (chunk == nullptr) chunk = grow(pool, size, true);
+    if (chunk == nullptr) return CUDA_ERROR_OUT_OF_MEMORY;
+    *address = place(chunk, rounded, bytes);
+  }
+  pool->used += bytes;
+  pool->used_high = std::max(pool->used_high, pool->used);
+  return CUDA_SUCCESS;
+}
+
 CUresult allocate(Call& call, CUdeviceptr* out, uint64_t bytes, Pool* pool, CUstream handle,
                   bool per_thread) {
   CUresult code = CUDA_SUCCESS;
@@ -238,26 +258,6 @@ CUresult device_pool(CUdevice ordinal, CUmemoryPool* out, Pool* Device::*which) 
 }
 
 }  // namespace
-
-CUresult allocate_from_pool(Pool* pool, uint64_t bytes, uint64_t* address) {
-  settle_late_frees(pool);
-  const uint64_t rounded = round_up(bytes, kUnit);
-  if (rounded < bytes || bytes > (uint64_t{1} << 46)) return CUDA_ERROR_OUT_OF_MEMORY;
-  *address = 0;
-  for (auto at = pool->chunks.begin(); *address == 0 && at != pool->chunks.end(); ++at) {
-    *address = place(at->second.get(), rounded, bytes);
-  }
-  if (*address == 0) {
-    const uint64_t size = round_up(rounded, kGrowth);
-    PoolChunk* chunk = grow(pool, size, false);
-    if (chunk == nullptr) chunk = grow(pool, size, true);
-    if (chunk == nullptr) return CUDA_ERROR_OUT_OF_MEMORY;
-    *address = place(chunk, rounded, bytes);
-  }
-  pool->used += bytes;
-  pool->used_high = std::max(pool->used_high, pool->used);
-  return CUDA_SUCCESS;
-}
 
 void make_default_pool(Device* device) {
   device->default_pool = make_pool(device, plain_props(device->ordinal));

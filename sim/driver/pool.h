@@ -41,6 +41,4 @@ struct Pool {
   CUmemAccess_flags access[kMaxDevices] = {};
 };
 
-CUresult allocate_from_pool(Pool* pool, uint64_t bytes, uint64_t* address);
-
 }  // namespace softmig::sim

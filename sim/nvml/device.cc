@@ -15,6 +15,8 @@ constexpr uint64_t kSampleNs = 200'000'000;
 
 char g_handles[kMaxDevices];  // their addresses are the handles
 
+nvmlDevice_t device_handle(int index) { return reinterpret_cast<nvmlDevice_t>(&g_handles[index]); }
+
 nvmlReturn_t count_devices(unsigned int* count) {
   if (count == nullptr) return NVML_ERROR_INVALID_ARGUMENT;
   *count = static_cast<unsigned int>(nvml_state().device_count());
@@ -75,8 +77,6 @@ Memory memory_of(int index) {
 }
 
 }  // namespace
-
-nvmlDevice_t device_handle(int index) { return reinterpret_cast<nvmlDevice_t>(&g_handles[index]); }
 
 int device_index(nvmlDevice_t handle) {
   const auto* at = reinterpret_cast<const char*>(handle);

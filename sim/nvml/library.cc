@@ -75,6 +75,11 @@ nvmlReturn_t cuda_version(int* version) {
   return NVML_SUCCESS;
 }
 
+const char* driver_text() {
+  if (softmig_sim_driver_version < 12040) return "525.60.13";
+  return softmig_sim_driver_version < 13000 ? "550.54.15" : "580.65.06";
+}
+
 }  // namespace
 
 NvmlCall::NvmlCall(const char* function, bool started) {
@@ -93,11 +98,6 @@ nvmlReturn_t copy_text(const char* text, char* to, unsigned int capacity) {
   if (std::strlen(text) >= capacity) return NVML_ERROR_INSUFFICIENT_SIZE;
   std::strcpy(to, text);
   return NVML_SUCCESS;
-}
-
-const char* driver_text() {
-  if (softmig_sim_driver_version < 12040) return "525.60.13";
-  return softmig_sim_driver_version < 13000 ? "550.54.15" : "580.65.06";
 }
 
 }  // namespace softmig::sim

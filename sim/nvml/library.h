@@ -19,15 +19,13 @@ class NvmlCall {
 
 State& nvml_state();
 
-nvmlDevice_t device_handle(int index);
 // The index of a handle, or -1.
 int device_index(nvmlDevice_t handle);
 
 // As much of `text` as fits; INSUFFICIENT_SIZE where it does not.
 nvmlReturn_t copy_text(const char* text, char* to, unsigned int capacity);
 
-// Driver version numbers of this variant.
+// Of this variant: 12040 and so on.
 extern "C" const int softmig_sim_driver_version;
-const char* driver_text();
 
 }  // namespace softmig::sim

@@ -76,8 +76,6 @@ std::string text_of(const policy::Verdict& verdict, const std::string& device) {
 // The number is a user's only as long as the process of the cgroup is: outside of jobs say so.
 std::string subject(uint64_t job) { return job == 0 ? "no job" : fmt::format("job {}", job); }
 
-}  // namespace
-
 const char* kill_result_text(KillResult result) {
   switch (result) {
     case KillResult::kKilled:
@@ -93,6 +91,27 @@ const char* kill_result_text(KillResult result) {
   }
   return "";
 }
+
+// A line in the job's log, which belongs to its user.
+void write_job_log(const std::string& log_dir, uint64_t job, uint32_t uid,
+                   const std::string& text) {
+  const std::string path = fmt::format("{}/{}.log", log_dir, job);
+  const bool there = sys::exists(path.c_str());
+  uint64_t size = 0;
+  const int fd = sys::open_log_file(path.c_str(), &size);
+  if (fd < 0) return;
+  // The job's processes must be able to go on writing.
+  if (!there && fchown(fd, uid, static_cast<gid_t>(-1)) != 0) {
+    close(fd);
+    return;
+  }
+  const std::string line = fmt::format("{:%Y-%m-%d %H:%M:%S} softmigd: {}\n",
+                                       fmt::localtime(std::time(nullptr)), host::printable(text));
+  if (size < kMostLog) sys::write_once(fd, line);
+  close(fd);
+}
+
+}  // namespace
 
 KillResult kill_process(const std::string& proc, const Target& target, const JobClaim& claim) {
   if (target.pid <= 1 || target.start_ticks == 0) return KillResult::kNotTheSame;
@@ -113,24 +132,6 @@ KillResult kill_process(const std::string& proc, const Target& target, const Job
   }
   if (fd >= 0) close(fd);
   return result;
-}
-
-void write_job_log(const std::string& log_dir, uint64_t job, uint32_t uid,
-                   const std::string& text) {
-  const std::string path = fmt::format("{}/{}.log", log_dir, job);
-  const bool there = sys::exists(path.c_str());
-  uint64_t size = 0;
-  const int fd = sys::open_log_file(path.c_str(), &size);
-  if (fd < 0) return;
-  // The job's processes must be able to go on writing.
-  if (!there && fchown(fd, uid, static_cast<gid_t>(-1)) != 0) {
-    close(fd);
-    return;
-  }
-  const std::string line = fmt::format("{:%Y-%m-%d %H:%M:%S} softmigd: {}\n",
-                                       fmt::localtime(std::time(nullptr)), host::printable(text));
-  if (size < kMostLog) sys::write_once(fd, line);
-  close(fd);
 }
 
 // A user who starts one process after another would fill the journal.

@@ -30,7 +30,6 @@ struct Target {
 };
 
 enum class KillResult { kKilled, kGone, kNotTheSame, kRoot, kFailed };
-const char* kill_result_text(KillResult result);
 
 // Kills this process and no other.
 KillResult kill_process(const std::string& proc, const Target& target, const JobClaim& claim);
@@ -91,8 +90,5 @@ class Enforcer {
   std::map<int, Child> children_;
   EnforcerCounts counts_;
 };
-
-// A line in the job's log, which belongs to its user.
-void write_job_log(const std::string& log_dir, uint64_t job, uint32_t uid, const std::string& text);
 
 }  // namespace softmig::agent

@@ -73,6 +73,32 @@ uint64_t claimed_job(const std::string& proc, uint32_t pid, uint32_t uid, const 
   return found;
 }
 
+// Whether a process has a file open or mapped whose path begins with this, such as "/dev/nvidia".
+bool has_open(const std::string& proc, uint32_t pid, const std::string& beginning) {
+  std::error_code ended;
+  std::filesystem::directory_iterator entry(fmt::format("{}/{}/fd", proc, pid), ended);
+  for (; !ended && entry != std::filesystem::directory_iterator(); entry.increment(ended)) {
+    char target[256];
+    const long length = sys::read_link(entry->path().c_str(), target, sizeof target);
+    if (length > 0 &&
+        std::string_view(target, static_cast<size_t>(length)).starts_with(beginning)) {
+      return true;
+    }
+  }
+  // What is mapped need not be open any more.
+  const int maps =
+      sys::open_to_read(sys::kCurrentDirectory, fmt::format("{}/{}/maps", proc, pid).c_str());
+  if (maps < 0) return false;
+  sys::LineReader lines(maps);
+  bool found = false;
+  for (std::string_view line; !found && lines.next(&line);) {
+    const size_t path = line.find('/');
+    found = path != std::string_view::npos && line.substr(path).starts_with(beginning);
+  }
+  sys::close_file(maps);
+  return found;
+}
+
 }  // namespace
 
 std::string process_variable(const std::string& proc, uint32_t pid, const char* name) {
@@ -130,31 +156,6 @@ std::optional<ProcessFacts> read_process(const std::string& proc, uint32_t pid,
   const sys::ProcessState after = sys::process_state(proc.c_str(), static_cast<int>(pid));
   if (!after.exists || after.start_ticks != state.start_ticks) return std::nullopt;
   return facts;
-}
-
-bool has_open(const std::string& proc, uint32_t pid, const std::string& beginning) {
-  std::error_code ended;
-  std::filesystem::directory_iterator entry(fmt::format("{}/{}/fd", proc, pid), ended);
-  for (; !ended && entry != std::filesystem::directory_iterator(); entry.increment(ended)) {
-    char target[256];
-    const long length = sys::read_link(entry->path().c_str(), target, sizeof target);
-    if (length > 0 &&
-        std::string_view(target, static_cast<size_t>(length)).starts_with(beginning)) {
-      return true;
-    }
-  }
-  // What is mapped need not be open any more.
-  const int maps =
-      sys::open_to_read(sys::kCurrentDirectory, fmt::format("{}/{}/maps", proc, pid).c_str());
-  if (maps < 0) return false;
-  sys::LineReader lines(maps);
-  bool found = false;
-  for (std::string_view line; !found && lines.next(&line);) {
-    const size_t path = line.find('/');
-    found = path != std::string_view::npos && line.substr(path).starts_with(beginning);
-  }
-  sys::close_file(maps);
-  return found;
 }
 
 const ProcessFacts* ProcessTable::find(uint32_t pid) const {

@@ -37,9 +37,6 @@ bool read_inner_pid(const std::string& proc, uint32_t pid, uint32_t* inner, uint
 // A variable of the environment that the process was started with, empty if there is none.
 std::string process_variable(const std::string& proc, uint32_t pid, const char* name);
 
-// Whether a process has a file open or mapped whose path begins with this, such as "/dev/nvidia".
-bool has_open(const std::string& proc, uint32_t pid, const std::string& beginning);
-
 // Keeps what does not change: of a process that was looked at before only its state is read, all
 // the rest every five seconds.
 class ProcessTable {

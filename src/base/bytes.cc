@@ -114,14 +114,4 @@ void add_size(Text& text, uint64_t bytes) {
   text.add_number(whole + tenths / 10).add(".").add_number(tenths % 10).add(kNames[name]);
 }
 
-void add_exact_size(Text& text, uint64_t bytes) {
-  if (bytes % kMiB == 0) {
-    text.add_number(bytes / kMiB).add(" MiB");
-  } else if (bytes % kKiB == 0) {
-    text.add_number(bytes / kKiB).add(" KiB");
-  } else {
-    text.add_number(bytes).add(" B");
-  }
-}
-
 }  // namespace softmig::base

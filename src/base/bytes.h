@@ -20,8 +20,6 @@ bool parse_size(std::string_view text, uint64_t* bytes);
 
 // For people: one decimal in the largest unit that leaves at least 1, rounded ("4.0 GiB", "512 B").
 void add_size(Text& text, uint64_t bytes);
-// Without loss: "4096 MiB", or "11 KiB" / "11265 B" for what is not a whole number of MiB / KiB.
-void add_exact_size(Text& text, uint64_t bytes);
 
 constexpr uint64_t round_up(uint64_t value, uint64_t step) {
   return (value + step - 1) / step * step;

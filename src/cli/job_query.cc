@@ -94,6 +94,15 @@ uint64_t starting_array(const std::vector<JobRequest>& requests) {
   return array;
 }
 
+std::string requests_text(const std::vector<JobRequest>& requests) {
+  std::string text;
+  for (const JobRequest& one : requests) {
+    text +=
+        fmt::format("{} {} {} {} {}\n", one.job_id, one.array_id, one.uid, one.restarts, one.tres);
+  }
+  return text;
+}
+
 // Puts this user's requests in place of his earlier ones, and keeps the other users'.
 void keep_requests(const NodeState& state, uint32_t uid, std::vector<JobRequest> requests) {
   for (const JobRequest& request : known_requests(state)) {
@@ -184,15 +193,6 @@ std::vector<GresItem> items_by_record(const PrologJob& job) {
       throw Failure("the job's name or another text of it looks like a part of its record");
   }
   return items;
-}
-
-std::string requests_text(const std::vector<JobRequest>& requests) {
-  std::string text;
-  for (const JobRequest& one : requests) {
-    text +=
-        fmt::format("{} {} {} {} {}\n", one.job_id, one.array_id, one.uid, one.restarts, one.tres);
-  }
-  return text;
 }
 
 std::vector<JobRequest> parse_requests_text(std::string_view text) {

@@ -31,7 +31,6 @@ std::optional<std::vector<GresItem>> items_by_request(const NodeState& state, co
 std::vector<GresItem> items_by_record(const PrologJob& job);
 
 // The lines of {folder}/requests.
-std::string requests_text(const std::vector<JobRequest>& requests);
 std::vector<JobRequest> parse_requests_text(std::string_view text);
 
 }  // namespace softmig::cli

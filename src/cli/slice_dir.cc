@@ -75,14 +75,7 @@ bool sweep(const std::string& path) {
   return removed && !error;
 }
 
-}  // namespace
-
-bool environment_holds(pid_t pid, std::string_view text) {
-  std::ifstream file("/proc/" + std::to_string(pid) + "/environ", std::ios::binary);
-  const std::string environment((std::istreambuf_iterator<char>(file)), {});
-  return environment.find(text) != std::string::npos;
-}
-
+// The folders in which slices are made, best first.
 std::vector<std::string> slice_places() {
   std::vector<std::string> places;
   // The last one goes away when its user logs out, under a program that runs on.
@@ -91,6 +84,14 @@ std::vector<std::string> slice_places() {
     if (is_usable_place(place)) places.emplace_back(place);
   }
   return places;
+}
+
+}  // namespace
+
+bool environment_holds(pid_t pid, std::string_view text) {
+  std::ifstream file("/proc/" + std::to_string(pid) + "/environ", std::ios::binary);
+  const std::string environment((std::istreambuf_iterator<char>(file)), {});
+  return environment.find(text) != std::string::npos;
 }
 
 std::string board_folder() {

@@ -41,9 +41,6 @@ class SliceDir {
 // locked, a second old, and named in no living process's environment. Returns how many.
 int sweep_dead_slices();
 
-// The folders in which slices are made, best first.
-std::vector<std::string> slice_places();
-
 // Whether that process's environment, as it was at its exec, holds `text`. False if it may not be
 // read.
 bool environment_holds(pid_t pid, std::string_view text);

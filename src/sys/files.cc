@@ -41,7 +41,6 @@ struct DirectoryEntry {  // linux_dirent64
 }  // namespace
 
 bool FileStatus::is_regular() const { return S_ISREG(mode); }
-bool FileStatus::is_directory() const { return S_ISDIR(mode); }
 
 bool status_of_fd(int fd, FileStatus* status) {
   struct stat raw = {};

@@ -19,7 +19,6 @@ struct FileStatus {
   uint64_t links = 0;
 
   bool is_regular() const;
-  bool is_directory() const;
   uint32_t permissions() const { return mode & 07777; }
 };
 

@@ -21,7 +21,6 @@ void change_mask(int how, const uint64_t* mask, uint64_t* before) {
 }  // namespace
 
 int pid() { return static_cast<int>(syscall(SYS_getpid)); }
-int thread_id() { return static_cast<int>(syscall(SYS_gettid)); }
 uint32_t effective_uid() { return static_cast<uint32_t>(syscall(SYS_geteuid)); }
 uint32_t real_uid() { return static_cast<uint32_t>(syscall(SYS_getuid)); }
 void yield() { syscall(SYS_sched_yield); }

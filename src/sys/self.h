@@ -6,7 +6,6 @@
 namespace softmig::sys {
 
 int pid();
-int thread_id();
 uint32_t effective_uid();
 uint32_t real_uid();
 void yield();
