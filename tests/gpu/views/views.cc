@@ -136,11 +136,10 @@ int neighbour(Channel& channel) {
 
 // One list function: the pids that it shows, after every rule of its sizes has been tried.
 template <class Info, class List>
-std::set<unsigned int> list_processes(const char* name, List list, nvmlDevice_t device,
+std::set<unsigned int> list_processes(const std::string& what, List list, nvmlDevice_t device,
                                       size_t at_least, Checks::Report& report) {
   std::set<unsigned int> pids;
   if (list == nullptr) return pids;
-  const std::string what = name;
   unsigned int needed = 0;
   const nvmlReturn_t probe = list(device, &needed, nullptr);
   if (probe == NVML_ERROR_NOT_SUPPORTED) return pids;
@@ -182,6 +181,21 @@ std::set<unsigned int> list_processes(const char* name, List list, nvmlDevice_t 
   return pids;
 }
 
+// The pids of the list of details; *shown: this NVML has that list and gave it.
+std::set<unsigned int> detailed_processes(const Nvml& nvml, nvmlDevice_t device, bool* shown,
+                                          Checks::Report& report) {
+  std::set<unsigned int> pids;
+  *shown = false;
+  if (nvml.nvmlDeviceGetRunningProcessDetailList == nullptr) return pids;
+  nvmlProcessDetail_v1_t details[64] = {};
+  nvmlProcessDetailList_t list{nvmlProcessDetailList_v1, 0, 64, details};
+  const nvmlReturn_t rc = nvml.nvmlDeviceGetRunningProcessDetailList(device, &list);
+  report.note("detail_list_code", rc);
+  *shown = rc == NVML_SUCCESS;
+  for (unsigned int i = 0; *shown && i < list.numProcArrayEntries; ++i) pids.insert(details[i].pid);
+  return pids;
+}
+
 void process_lists(Checks::Report& report) {
   Child one(neighbour), two(neighbour);
   Session s;
@@ -193,68 +207,40 @@ void process_lists(Checks::Report& report) {
     child->channel().get(&code);
     report.result(code, CUDA_SUCCESS, "a neighbour");
   }
-  const auto self = static_cast<unsigned int>(getpid());
-  const std::set<unsigned int> job = {self, static_cast<unsigned int>(one.pid()),
+  const std::set<unsigned int> job = {static_cast<unsigned int>(getpid()),
+                                      static_cast<unsigned int>(one.pid()),
                                       static_cast<unsigned int>(two.pid())};
   const auto foreign = static_cast<unsigned int>(number_from("TEST_FOREIGN_PID"));
-  const auto check = [&](const char* name, const std::set<unsigned int>& pids, bool compute) {
-    if (compute) {
-      for (unsigned int pid : job)
-        report.expect(pids.count(pid) == 1, std::string(name) + " lacks a process of the job");
-    }
-    report.expect(foreign == 0 || pids.count(foreign) == 0,
-                  std::string(name) + " shows a foreign process");
+  const auto check = [&](const std::string& name, const std::set<unsigned int>& pids, bool whole) {
+    for (unsigned int pid : job)
+      report.expect(!whole || pids.count(pid) == 1, name + " lacks a process of the job");
+    report.expect(foreign == 0 || pids.count(foreign) == 0, name + " shows a foreign process");
     for (unsigned int pid : pids)
-      report.expect(job.count(pid) == 1,
-                    std::string(name) + " shows process " + std::to_string(pid));
+      report.expect(job.count(pid) == 1, name + " shows process " + std::to_string(pid));
   };
-  const size_t n = job.size();
-  check("compute v1",
-        list_processes<nvmlProcessInfo_v1_t>(
-            "compute v1", nvml.nvmlDeviceGetComputeRunningProcesses, device, n, report),
-        nvml.nvmlDeviceGetComputeRunningProcesses != nullptr);
-  check("compute v2",
-        list_processes<nvmlProcessInfo_v2_t>(
-            "compute v2", nvml.nvmlDeviceGetComputeRunningProcesses_v2, device, n, report),
-        nvml.nvmlDeviceGetComputeRunningProcesses_v2 != nullptr);
-  check("compute v3",
-        list_processes<nvmlProcessInfo_t>(
-            "compute v3", nvml.nvmlDeviceGetComputeRunningProcesses_v3, device, n, report),
-        nvml.nvmlDeviceGetComputeRunningProcesses_v3 != nullptr);
-  check("graphics v1",
-        list_processes<nvmlProcessInfo_v1_t>(
-            "graphics v1", nvml.nvmlDeviceGetGraphicsRunningProcesses, device, 0, report),
-        false);
-  check("graphics v2",
-        list_processes<nvmlProcessInfo_v2_t>(
-            "graphics v2", nvml.nvmlDeviceGetGraphicsRunningProcesses_v2, device, 0, report),
-        false);
-  check("graphics v3",
-        list_processes<nvmlProcessInfo_t>(
-            "graphics v3", nvml.nvmlDeviceGetGraphicsRunningProcesses_v3, device, 0, report),
-        false);
-  check("MPS v1",
-        list_processes<nvmlProcessInfo_v1_t>("MPS v1", nvml.nvmlDeviceGetMPSComputeRunningProcesses,
-                                             device, 0, report),
-        false);
-  check("MPS v2",
-        list_processes<nvmlProcessInfo_v2_t>(
-            "MPS v2", nvml.nvmlDeviceGetMPSComputeRunningProcesses_v2, device, 0, report),
-        false);
-  check("MPS v3",
-        list_processes<nvmlProcessInfo_t>("MPS v3", nvml.nvmlDeviceGetMPSComputeRunningProcesses_v3,
-                                          device, 0, report),
-        false);
-  if (nvml.nvmlDeviceGetRunningProcessDetailList != nullptr) {
-    nvmlProcessDetail_v1_t details[64] = {};
-    nvmlProcessDetailList_t list{nvmlProcessDetailList_v1, 0, 64, details};
-    const nvmlReturn_t rc = nvml.nvmlDeviceGetRunningProcessDetailList(device, &list);
-    std::set<unsigned int> pids;
-    for (unsigned int i = 0; rc == NVML_SUCCESS && i < list.numProcArrayEntries; ++i)
-      pids.insert(details[i].pid);
-    report.note("detail_list_code", rc);
-    check("detail list", pids, rc == NVML_SUCCESS);
-  }
+  // The job's processes compute; in the other kinds of lists none of them needs to be.
+  const auto check_kind = [&](const std::string& kind, auto v1, auto v2, auto v3, bool whole) {
+    const size_t n = whole ? job.size() : 0;
+    const std::string names[] = {kind + " v1", kind + " v2", kind + " v3"};
+    check(names[0], list_processes<nvmlProcessInfo_v1_t>(names[0], v1, device, n, report),
+          whole && v1 != nullptr);
+    check(names[1], list_processes<nvmlProcessInfo_v2_t>(names[1], v2, device, n, report),
+          whole && v2 != nullptr);
+    check(names[2], list_processes<nvmlProcessInfo_t>(names[2], v3, device, n, report),
+          whole && v3 != nullptr);
+  };
+  check_kind("compute", nvml.nvmlDeviceGetComputeRunningProcesses,
+             nvml.nvmlDeviceGetComputeRunningProcesses_v2,
+             nvml.nvmlDeviceGetComputeRunningProcesses_v3, true);
+  check_kind("graphics", nvml.nvmlDeviceGetGraphicsRunningProcesses,
+             nvml.nvmlDeviceGetGraphicsRunningProcesses_v2,
+             nvml.nvmlDeviceGetGraphicsRunningProcesses_v3, false);
+  check_kind("MPS", nvml.nvmlDeviceGetMPSComputeRunningProcesses,
+             nvml.nvmlDeviceGetMPSComputeRunningProcesses_v2,
+             nvml.nvmlDeviceGetMPSComputeRunningProcesses_v3, false);
+  bool shown = false;
+  const auto detailed = detailed_processes(nvml, device, &shown, report);
+  check("detail list", detailed, shown);
 }
 
 void utilisation_lists(Checks::Report& report) {
