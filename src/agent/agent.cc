@@ -522,17 +522,36 @@ void Agent::note_driver(const std::optional<DriverLook>& driver) {
   }
 }
 
+void Agent::forget_ledgers() {
+  std::erase_if(ledgers_, [this](const auto& item) {
+    const bool gone = jobs_.find(item.first) == nullptr;
+    if (gone) slots_.forget(jobs_.region_path(item.first));
+    return gone;
+  });
+}
+
+bool Agent::judge(const DriverLook& driver, uint64_t now_ns) {
+  last_.driver = driver.driver;
+  limit_by_driver(driver, now_ns);
+  const Facts facts = gather(driver, now_ns);
+  std::fill(verdicts_.begin(), verdicts_.end(), policy::Verdict());
+  const int count = judge_->look(now_ns, facts.processes, facts.slices, facts.devices,
+                                 site_.tolerance, verdicts_);
+  enforcer_.act(now_ns, std::span(verdicts_).first(static_cast<size_t>(count)), facts.processes,
+                site_, facts.names);
+  kill_on_refusals(driver, facts);
+  publish_extra(driver, facts);
+  fill_rows(driver, facts, &last_);
+  return !judge_->undecided();
+}
+
 uint64_t Agent::look() {
   const uint64_t begun = sys::monotonic_ns();
   read_site();
   record_cgroup_namespace(begun);
   jobs_.refresh(begun);
   note_configs();
-  std::erase_if(ledgers_, [this](const auto& item) {
-    const bool gone = jobs_.find(item.first) == nullptr;
-    if (gone) slots_.forget(jobs_.region_path(item.first));
-    return gone;
-  });
+  forget_ledgers();
   find_accounts(begun);
   read_ledgers(&Ledger::before);
   const bool with_busy = begun - busy_ns_ >= kBusyNs - kAgainNs;
@@ -544,20 +563,9 @@ uint64_t Agent::look() {
   last_.gpus.clear();
   note_driver(driver);
   const uint64_t now = sys::monotonic_ns();
-  std::fill(verdicts_.begin(), verdicts_.end(), policy::Verdict());
-  bool undecided = false;
+  bool decided = true;
   if (last_.driver_up) {
-    last_.driver = driver->driver;
-    limit_by_driver(*driver, now);
-    const Facts facts = gather(*driver, now);
-    const int count =
-        judge_->look(now, facts.processes, facts.slices, facts.devices, site_.tolerance, verdicts_);
-    undecided = judge_->undecided();
-    enforcer_.act(now, std::span(verdicts_).first(static_cast<size_t>(count)), facts.processes,
-                  site_, facts.names);
-    kill_on_refusals(*driver, facts);
-    publish_extra(*driver, facts);
-    fill_rows(*driver, facts, &last_);
+    decided = judge(*driver, now);
   } else {
     read_ledgers(&Ledger::after);
   }
@@ -571,7 +579,7 @@ uint64_t Agent::look() {
   last_.last_look = static_cast<double>(sys::realtime_ns()) / kSecond;
   last_.memory_backend = backend_->name();
   board_->put(last_);
-  const uint64_t next = undecided ? kAgainNs : kIntervalNs;
+  const uint64_t next = decided ? kIntervalNs : kAgainNs;
   return next > ended - begun ? next - (ended - begun) : kMs;
 }
 

@@ -55,7 +55,11 @@ class Agent {
 
   void read_site();
   void read_ledgers(host::RegionLook Ledger::*which);
+  void forget_ledgers();  // of jobs that are over
   Facts gather(const DriverLook& driver, uint64_t now_ns);
+  // What the driver said: verdicts and what follows, figures. False: something is suspected, and
+  // the next look will tell.
+  bool judge(const DriverLook& driver, uint64_t now_ns);
   void add_processes(const DeviceLook& device, uint32_t index, uint64_t now_ns, Facts* facts);
   void add_slices(const DeviceLook& device, uint32_t index, Facts* facts);
   void find_deserted(const DriverLook& driver, uint64_t now_ns, Facts* facts);
