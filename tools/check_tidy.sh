@@ -7,7 +7,11 @@
 set -euo pipefail
 shopt -s inherit_errexit
 
-folder=${1:?a build folder}
+if [ $# -eq 0 ]; then
+  echo "usage: $0 FOLDER [PATTERN]" >&2
+  exit 2
+fi
+folder=$1
 pattern=${2:-.}
 if ! command -v clang-tidy >/dev/null; then
   echo "skipped: clang-tidy is not installed"

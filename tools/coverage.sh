@@ -9,7 +9,11 @@
 set -euo pipefail
 shopt -s inherit_errexit
 
-folder=${1:?a build folder}
+if [ $# -eq 0 ]; then
+  echo "usage: $0 FOLDER" >&2
+  exit 2
+fi
+folder=$1
 source=$(cd "$(dirname "$0")/.." && pwd)
 export CC=clang-14 CXX=clang++-14
 flags="-fprofile-instr-generate -fcoverage-mapping"

@@ -8,7 +8,11 @@
 set -euo pipefail
 shopt -s inherit_errexit
 
-folder=${1:?a build folder}
+if [ $# -eq 0 ]; then
+  echo "usage: $0 FOLDER [CTEST OPTIONS...]" >&2
+  exit 2
+fi
+folder=$1
 shift
 reports=$(mktemp -d)
 trap 'rm -rf "$reports"' EXIT

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Builds the library for aarch64 and tests it under qemu-user; six minutes.
+# Builds the library for aarch64 and tests it under qemu-user: ten minutes on two cores.
 #
 #   run.sh FOLDER [CTEST-OPTION...]
 set -euo pipefail
