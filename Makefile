@@ -4,6 +4,7 @@
 BUILD ?= build
 JOBS ?= $(shell nproc)
 SOAK_MINUTES ?= 60
+FUZZ_SECONDS ?= 60
 
 .DEFAULT_GOAL := build
 .PHONY: build demo test check packages deps install gpu-test card bench bench-report asan tsan clang fuzz model \
@@ -78,8 +79,9 @@ clang: ## build and test with clang
 	cmake --build --preset $@ --parallel $(JOBS)
 	@tools/run_tests.sh build-$@
 
-fuzz: build ## each parser for a minute
+fuzz: build ## each parser for a minute, or FUZZ_SECONDS
 	@tools/deps.sh test
+	$(call configure,$(BUILD)) -DSOFTMIG_FUZZ_SECONDS=$(FUZZ_SECONDS) >/dev/null
 	$(CMAKE_BUILD) --target fuzz
 
 model: ## every interleaving of the shared region's protocol, larger bounds: 15 minutes, 2 GiB

@@ -2,9 +2,10 @@
 //   spin_us, spin_ns, spin_ms   as many units as its first parameter says
 //   softmig_work                as many ns as its first parameter says
 //   await_flag                  until the 32-bit number at its first parameter is at least its
-//   second
+//                               second
 //   nccl_meet                   until the number at its second parameter is at least its third,
-//   which it writes to its first one when it begins; then as many ns as its fourth says
+//                               which it writes to its first one when it begins; then as many ns as
+//                               its fourth says
 //   any other                   the `kernel` setting of the state file
 // That is what it takes where it need not share; how much of the device it needs says its grid.
 // Two leave something in memory: softmig_work adds to the 64-bit number at its second parameter, at

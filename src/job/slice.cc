@@ -24,8 +24,9 @@ constexpr uint64_t kExtraIntervalNs = 100'000'000;
 // How often it is asked for memory that was not there.
 constexpr uint64_t kRetryNs = 10'000'000;
 constexpr uint64_t kReclaimIntervalNs = 10'000'000;  // for views
-// For refusals, of which a program may make many: most of them do not search.
-constexpr uint64_t kSearchPause = 1, kLongestPauseNs = 300'000;
+// For refusals, of which a program may make many: after a search comes a pause as long as it took,
+// in which they do not search.
+constexpr uint64_t kLongestPauseNs = 300'000;
 // The driver gives back what a process held a little after the process is gone.
 constexpr uint64_t kDeathGraceNs = 4'000'000;
 
@@ -435,8 +436,8 @@ bool Slice::search_for_dead() {
   const uint64_t begin = sys::thread_cpu_ns();
   const bool just_died = reclaim_dead();
   const uint64_t took = sys::thread_cpu_ns() - begin;
-  const uint64_t pause = std::min(kSearchPause * took, kLongestPauseNs);
-  next_search_ns_.store(sys::monotonic_ns() + pause, memory_order_relaxed);
+  next_search_ns_.store(sys::monotonic_ns() + std::min(took, kLongestPauseNs),
+                        memory_order_relaxed);
   if (just_died) {
     sys::sleep_ns(kDeathGraceNs);
     reclaim_dead();
