@@ -14,7 +14,7 @@
 namespace softmig::abi {
 
 inline constexpr uint64_t kRegionMagic = 0x31474d54464f53ULL;  // "SOFTMG1"
-inline constexpr uint32_t kRegionVersion = 3;
+inline constexpr uint32_t kRegionVersion = 4;
 inline constexpr uint32_t kMaxDevices = 16;
 inline constexpr uint32_t kMaxSlots = 32768;
 inline constexpr uint32_t kReservedSlots = 16;  // have their blocks from the beginning
@@ -50,7 +50,9 @@ struct alignas(64) RegionAccount {
   std::atomic<PackedCharge> charge;
   std::atomic<PackedIntent> intent;
   std::atomic<uint64_t> applied;   // sequence of the last change seen in RegionDevice::use
-  std::atomic<uint64_t> contexts;  // of the charge: units held by contexts, for views only
+  // Of the charge, in units, for who looks from outside: held by contexts : low 32 | ahead of what
+  // pools were last seen to hold : high 32.
+  std::atomic<uint64_t> parts;
   // Compute, of this owner of the slot (objects have none).
   std::atomic<uint64_t> gpu_ns;     // GPU time charged
   std::atomic<uint64_t> waited_ns;  // time that launches waited at the gate

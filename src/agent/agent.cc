@@ -152,7 +152,9 @@ void Agent::enter_charge(const ProcessFacts& who, uint64_t device_key,
     for (const job::ViewedProcess& slot : look->processes) {
       if (!is_slot_of(slot, who, time_namespace)) continue;
       process->in_ledger = true;
-      if (index >= 0) process->charged = std::max(process->charged, slot.bytes[index]);
+      if (index < 0) continue;
+      process->charged = std::max(process->charged, slot.bytes[index]);
+      process->ahead = std::max(process->ahead, slot.ahead_bytes[index]);
     }
   }
 }
@@ -270,10 +272,9 @@ void Agent::publish_extra(const DriverLook& driver, const Facts& facts) {
       if (at < 0 || !device.listed) continue;
       const uint64_t exported =
           std::max(ledger.after.view.device[at].exported, ledger.before.view.device[at].exported);
-      const uint64_t beyond =
-          policy::beyond_ledger(facts.processes, id, static_cast<uint32_t>(i), exported);
-      page.device[page.device_count++] = {device.key, std::min(beyond, extra.last[at])};
-      extra.last[at] = beyond;
+      const policy::BeyondLook look =
+          policy::look_beyond(facts.processes, id, static_cast<uint32_t>(i), exported);
+      page.device[page.device_count++] = {device.key, extra.beyond[at].note(look)};
     }
     if (page.device_count == 0) continue;
     const int error = job::write_extra_page(jobs_.region_path(id).c_str(), &page);
@@ -434,7 +435,8 @@ JobRow Agent::job_row(const NodeJob& job, const DeviceLook& device, uint32_t ind
   row.gpu_ns = view.gpu_ns;
   row.waited_ns = view.waited_ns;
   row.launches = view.launches + view.graph_launches;
-  row.unaccounted = policy::beyond_ledger(facts.processes, job.id, index, view.exported);
+  row.unaccounted =
+      policy::beyond_ledger(policy::look_beyond(facts.processes, job.id, index, view.exported));
   return row;
 }
 

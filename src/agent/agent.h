@@ -97,7 +97,7 @@ class Agent {
 
   std::map<uint64_t, Ledger> ledgers_;  // by job
   struct Extra {
-    uint64_t last[abi::kMaxDevices] = {};  // of the look before: the smaller of two counts
+    policy::Beyond beyond[abi::kMaxDevices];
   };
   std::map<uint64_t, Extra> extras_;
   std::map<std::pair<uint64_t, uint64_t>, uint64_t> refusals_;  // by job and device

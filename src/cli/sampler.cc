@@ -83,17 +83,21 @@ bool lists_our_pids(const std::vector<NvmlProcess>& list, const Look& look, int 
 
 }  // namespace
 
-uint64_t beyond_ledger(const std::vector<DriverFigure>& driver,
-                       const std::vector<job::ViewedProcess>& ledger, const job::RegionView& region,
-                       int index) {
-  uint64_t held = 0, charged = region.device[index].exported;
+policy::BeyondLook look_beyond(const std::vector<DriverFigure>& driver,
+                               const std::vector<job::ViewedProcess>& ledger,
+                               const job::RegionView& region, int index) {
+  policy::BeyondLook look;
+  look.charged = region.device[index].exported;
   for (const DriverFigure& figure : driver) {
-    held += figure.bytes;
+    look.held += figure.bytes;
+    look.processes++;
     for (const job::ViewedProcess& process : ledger) {
-      if (process.pid == figure.pid && !process.foreign) charged += process.bytes[index];
+      if (process.pid != figure.pid || process.foreign) continue;
+      look.charged += process.bytes[index];
+      look.ahead += process.ahead_bytes[index];
     }
   }
-  return held > charged ? held - charged : 0;
+  return look;
 }
 
 // Shared with the thread, which outlives the Sampler if the driver hangs.
@@ -111,12 +115,12 @@ struct Sampler::Work {
     Clock::time_point until;
   };
   std::map<uint32_t, Membership> members;
-  uint64_t last[abi::kMaxDevices] = {};  // of the last sample; the smaller of two counts
+  policy::Beyond beyond[abi::kMaxDevices];
   abi::ExtraPage written = {};
   Clock::time_point written_at;
 
   bool is_member(uint32_t pid, const Look& look);
-  std::optional<uint64_t> measure(const NvmlDevice& device, int index, Look* look);
+  std::optional<policy::BeyondLook> measure(const NvmlDevice& device, int index, Look* look);
   void sample();
   void publish(abi::ExtraPage page);
   void loop();
@@ -136,7 +140,8 @@ bool Sampler::Work::is_member(uint32_t pid, const Look& look) {
 }
 
 // None: the figures and the ledger could not be brought to agree on one moment.
-std::optional<uint64_t> Sampler::Work::measure(const NvmlDevice& device, int index, Look* look) {
+std::optional<policy::BeyondLook> Sampler::Work::measure(const NvmlDevice& device, int index,
+                                                         Look* look) {
   const bool contained = sys::pid_namespace() != kFirstPidNamespace;
   for (int attempt = 0; attempt < kAttempts; attempt++) {
     const auto list = nvml->processes(device.handle);
@@ -152,7 +157,7 @@ std::optional<uint64_t> Sampler::Work::measure(const NvmlDevice& device, int ind
         driver.push_back({process.pid, process.bytes});
       }
     }
-    return beyond_ledger(driver, look->processes, look->region, index);
+    return look_beyond(driver, look->processes, look->region, index);
   }
   return std::nullopt;
 }
@@ -165,10 +170,8 @@ void Sampler::Work::sample() {
     const uint64_t key = look.region.device[i].key;
     const NvmlDevice* device = key != 0 ? nvml->device_with_key(key) : nullptr;
     if (device == nullptr) continue;
-    const std::optional<uint64_t> now = measure(*device, i, &look);
-    // What was taken between the driver's figure and ours shows once; what stays shows twice.
-    const uint64_t bytes = now ? std::min(*now, last[i]) : written.device[page.device_count].bytes;
-    if (now) last[i] = *now;
+    const std::optional<policy::BeyondLook> now = measure(*device, i, &look);
+    const uint64_t bytes = now ? beyond[i].note(*now) : written.device[page.device_count].bytes;
     page.device[page.device_count++] = {key, bytes};
   }
   publish(page);

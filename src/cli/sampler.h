@@ -15,6 +15,7 @@
 #include "abi/region.h"
 #include "cli/nvml.h"
 #include "job/region_view.h"
+#include "policy/beyond.h"
 
 namespace softmig::cli {
 
@@ -38,10 +39,10 @@ struct DriverFigure {
   uint32_t pid;
   uint64_t bytes;
 };
-// What the driver holds for these processes beyond what the ledger has charged to them and to the
-// memory that they exported; never negative. `index` is the device's place in the region.
-uint64_t beyond_ledger(const std::vector<DriverFigure>& driver,
-                       const std::vector<job::ViewedProcess>& ledger, const job::RegionView& region,
-                       int index);
+// What the driver says of these processes, and the ledger of them and of the memory that they
+// exported. `index` is the device's place in the region.
+policy::BeyondLook look_beyond(const std::vector<DriverFigure>& driver,
+                               const std::vector<job::ViewedProcess>& ledger,
+                               const job::RegionView& region, int index);
 
 }  // namespace softmig::cli

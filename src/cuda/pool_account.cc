@@ -147,6 +147,7 @@ bool settle(DevicePools& pools, int device, uint64_t reserved, uint64_t standing
   } else if (wanted < charged) {
     slice().release(device, charged - wanted);
   }
+  slice().note_ahead(device, static_cast<int64_t>(standing) - static_cast<int64_t>(pools.standing));
   pools.reserved = reserved;
   pools.standing = standing;
   return granted;
@@ -297,6 +298,7 @@ PoolAdmission::PoolAdmission(int device, uint64_t bytes, CUstream stream)
   pools.in_flight.fetch_add(worst, memory_order_relaxed);
   if (pools.ahead.fetch_sub(worst, std::memory_order_acq_rel) >= worst) {
     state_ = State::kAdmitted;
+    if (!g_unsettled.load(memory_order_relaxed)) g_unsettled.store(true, memory_order_relaxed);
     return;
   }
   pools.ahead.fetch_add(worst, memory_order_relaxed);

@@ -2,6 +2,8 @@
 
 #include <errno.h>
 
+#include <algorithm>
+
 #include "base/mix.h"
 #include "policy/ledger.h"
 #include "sys/files.h"
@@ -113,8 +115,9 @@ bool take_slot(const abi::RegionSlot& slot, const char* proc_root, const Namespa
     const abi::RegionAccount& account = slot.device[i];
     process->charge[i] = word(account.charge);
     process->bytes[i] = bytes_of(policy::charged_units(process->charge[i]));
-    const uint64_t contexts = bytes_of(word(account.contexts));
-    process->context_bytes[i] = contexts < process->bytes[i] ? contexts : process->bytes[i];
+    const uint64_t parts = word(account.parts), bytes = process->bytes[i];
+    process->context_bytes[i] = std::min(bytes_of(static_cast<uint32_t>(parts)), bytes);
+    process->ahead_bytes[i] = std::min(bytes_of(parts >> 32), bytes);
     process->compute[i] = {.gpu_ns = word(account.gpu_ns),
                            .waited_ns = word(account.waited_ns),
                            .launches = word(account.launches),

@@ -39,6 +39,7 @@ struct ViewedProcess {
   bool foreign = false;         // in a pid namespace that is not the caller's: may be dead
   uint64_t bytes[abi::kMaxDevices] = {};
   uint64_t context_bytes[abi::kMaxDevices] = {};  // of `bytes`
+  uint64_t ahead_bytes[abi::kMaxDevices] = {};    // of `bytes`: pools may not hold them yet
   ViewedCompute compute[abi::kMaxDevices] = {};
   abi::PackedCharge charge[abi::kMaxDevices] = {};  // the words themselves
 };

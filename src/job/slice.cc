@@ -366,12 +366,16 @@ void Slice::release(int device, uint64_t bytes) {
   change(device, -static_cast<int64_t>(policy::units_for(bytes)));
 }
 
-void Slice::note_context(int device, int64_t bytes) {
+void Slice::note_context(int device, int64_t bytes) { note_part(device, bytes, 0); }
+
+void Slice::note_ahead(int device, int64_t bytes) { note_part(device, bytes, 32); }
+
+void Slice::note_part(int device, int64_t bytes, int shift) {
   const int slot = slot_.load(memory_order_acquire);
-  if (slot < 0 || device == kUncounted) return;
+  if (slot < 0 || device == kUncounted || bytes == 0) return;
   const int64_t units = bytes / static_cast<int64_t>(abi::kUnit);
-  region_.map->slot[slot].device[device].contexts.fetch_add(static_cast<uint64_t>(units),
-                                                            memory_order_relaxed);
+  region_.map->slot[slot].device[device].parts.fetch_add(static_cast<uint64_t>(units) << shift,
+                                                         memory_order_relaxed);
 }
 
 DeviceMemory Slice::memory(int device) {

@@ -63,8 +63,10 @@ class Slice {
   // Takes it whatever the limit says: for what the driver already holds.
   void charge(int device, uint64_t bytes);
   void release(int device, uint64_t bytes);
-  // Marks bytes of this process's charge as held by contexts (for views).
+  // Marks bytes of this process's charge, for who looks from outside: as held by contexts, or as
+  // reserved ahead of what its pools hold; less of them if negative.
   void note_context(int device, int64_t bytes);
+  void note_ahead(int device, int64_t bytes);
 
   DeviceMemory memory(int device);
   // As memory, for views: looks for the dead first if the last look is some time ago.
@@ -129,6 +131,7 @@ class Slice {
   int uncounted(int limit_index);
   void apply_limits();
   void read_extra();
+  void note_part(int device, int64_t bytes, int shift);
 
   // One cache line, up to the map of the region, holds what every call reads: the driver's own work
   // leaves little of ours in the caches.

@@ -246,7 +246,7 @@ int claim_slot(Region& region, const Claimant& claimant, IsBacked is_backed) {
     while (high < i + 1 && !region.header.high_water.compare_exchange_weak(high, i + 1)) {
     }
     if (!slot.owner.compare_exchange_strong(expected, claim, memory_order_acq_rel)) continue;
-    for (auto& account : slot.device) account.contexts.store(0, memory_order_relaxed);
+    for (auto& account : slot.device) account.parts.store(0, memory_order_relaxed);
     slot.uid.store(claimant.uid, memory_order_relaxed);
     slot.image.store(claimant.image, memory_order_relaxed);
     slot.time_namespace.store(claimant.time_namespace, memory_order_relaxed);

@@ -49,15 +49,18 @@ struct Judge::Facts {
 const char* verdict_name(VerdictKind kind) { return row_of(kind).name; }
 const char* verdict_help(VerdictKind kind) { return row_of(kind).help; }
 
-uint64_t beyond_ledger(std::span<const GpuProcess> processes, uint64_t job, uint32_t device,
+BeyondLook look_beyond(std::span<const GpuProcess> processes, uint64_t job, uint32_t device,
                        uint64_t exported) {
-  uint64_t held = 0, charged = exported;
+  BeyondLook look;
+  look.charged = exported;
   for (const GpuProcess& process : processes) {
     if (process.job != job || process.device != device || !process.bytes_known) continue;
-    held += process.bytes;
-    charged += process.charged;
+    look.held += process.bytes;
+    look.charged += process.charged;
+    look.ahead += process.ahead;
+    look.processes++;
   }
-  return held > charged ? held - charged : 0;
+  return look;
 }
 
 int Judge::look(uint64_t now_ns, std::span<const GpuProcess> processes,

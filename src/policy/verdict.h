@@ -11,6 +11,7 @@
 #include <span>
 
 #include "abi/region.h"
+#include "policy/beyond.h"
 
 namespace softmig::policy {
 
@@ -45,6 +46,7 @@ struct GpuProcess {
   bool no_config = false;  // it is a job's for which there is no config on the node
   bool in_ledger = false;  // it has a slot of its own in its job's region
   uint64_t charged = 0;    // bytes of that slot
+  uint64_t ahead = 0;      // of them: reserved ahead for pools
   uint64_t busy_ns = 0;    // GPU time since the last sample of the device
 };
 
@@ -85,9 +87,9 @@ struct Verdict {
   uint64_t since_ns = 0;
 };
 
-// What the driver holds for a job beyond its ledger; never negative. `exported` is what is charged
-// to objects instead of processes.
-uint64_t beyond_ledger(std::span<const GpuProcess> processes, uint64_t job, uint32_t device,
+// What driver and ledger say of a job on a device. `exported` is what is charged to objects instead
+// of processes.
+BeyondLook look_beyond(std::span<const GpuProcess> processes, uint64_t job, uint32_t device,
                        uint64_t exported);
 
 class Judge {

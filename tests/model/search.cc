@@ -56,7 +56,7 @@ bool is_statistic(size_t offset) {
     const size_t at = (offset - offsetof(abi::RegionHeader, device)) % sizeof(abi::RegionDevice);
     return at >= offsetof(abi::RegionDevice, peak);
   }
-  const auto in_account = [](size_t at) { return at >= offsetof(abi::RegionAccount, contexts); };
+  const auto in_account = [](size_t at) { return at >= offsetof(abi::RegionAccount, parts); };
   if (offset >= kSlots) {
     const size_t at = (offset - kSlots) % sizeof(abi::RegionSlot);
     if (at < offsetof(abi::RegionSlot, device)) return at == offsetof(abi::RegionSlot, uid);

@@ -72,7 +72,7 @@ TEST_F(Viewed, AnEmptyRegionHasNothing) {
 
 TEST_F(Viewed, ShowsDevicesAndProcesses) {
   const int slot = add_me(kUnits);
-  map_->slot[slot].device[0].contexts = 300;
+  map_->slot[slot].device[0].parts = 300;
   map_->header.device[0].refusals = 5;
   ASSERT_EQ(view(), ViewStatus::kOk);
   EXPECT_EQ(view_.device[0].key, 77u);

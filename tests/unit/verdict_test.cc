@@ -386,13 +386,50 @@ TEST(BeyondLedger, IsWhatTheDriverHoldsAndNobodyWasCharged) {
     process.bytes_known = true;
     process.bytes = 1000;
     process.charged = 900;
+    process.ahead = 20;
   }
   list[2].job = 8;
-  EXPECT_EQ(beyond_ledger(list, 7, 0, 0), 200U);
-  EXPECT_EQ(beyond_ledger(list, 7, 0, 150), 50U);
-  EXPECT_EQ(beyond_ledger(list, 7, 0, 5000), 0U);
+  const BeyondLook look = look_beyond(list, 7, 0, 0);
+  EXPECT_EQ(look.ahead, 40U);
+  EXPECT_EQ(look.processes, 2U);
+  EXPECT_EQ(beyond_ledger(look), 200U);
+  EXPECT_EQ(beyond_ledger(look_beyond(list, 7, 0, 150)), 50U);
+  EXPECT_EQ(beyond_ledger(look_beyond(list, 7, 0, 5000)), 0U);
   list[0].bytes_known = false;
-  EXPECT_EQ(beyond_ledger(list, 7, 0, 0), 100U);
+  EXPECT_EQ(beyond_ledger(look_beyond(list, 7, 0, 0)), 100U);
+}
+
+// What is taken off the limit after each of these looks.
+std::vector<uint64_t> taken_off(const std::vector<BeyondLook>& looks) {
+  Beyond beyond;
+  std::vector<uint64_t> found;
+  for (const BeyondLook& look : looks) found.push_back(beyond.note(look));
+  return found;
+}
+
+TEST(Beyond, WhatShowsOnceIsNotTakenOffAndWhatStaysIs) {
+  const BeyondLook more = {130, 100, 0, 0}, none = {100, 100, 0, 0}, less = {90, 100, 0, 0};
+  EXPECT_EQ(taken_off({none, more, none, none}), (std::vector<uint64_t>{0, 0, 0, 0}));
+  EXPECT_EQ(taken_off({none, more, more, less}), (std::vector<uint64_t>{0, 0, 30, 0}));
+}
+
+TEST(Beyond, EachProcessHoldsMoreThanTheDriverLists) {
+  const BeyondLook look = {1000, 1000, 0, 2};
+  EXPECT_EQ(taken_off({look, look}).back(), 2 * kUnlistedBytes);
+}
+
+// 96 reserved ahead hid 70 of code.
+TEST(Beyond, WhatIsReservedAheadHidesNothingOnceTheLedgerStandsStill) {
+  const BeyondLook still = {570, 596, 96, 0};
+  EXPECT_EQ(taken_off({still, still, still}), (std::vector<uint64_t>{0, 0, 70}));
+}
+
+TEST(Beyond, AMovingLedgerKeepsWhatWasFoundAsFarAsItCanBeTrue) {
+  const BeyondLook still = {570, 596, 96, 0};
+  // The pools grew by 60, and the ledger has seen 30 of it.
+  const BeyondLook moving = {630, 626, 96, 0}, at_limit = {700, 630, 0, 0}, less = {640, 630, 0, 0};
+  EXPECT_EQ(taken_off({still, still, still, moving, moving, at_limit, less, less}),
+            (std::vector<uint64_t>{0, 0, 70, 70, 70, 70, 10, 10}));
 }
 
 }  // namespace
