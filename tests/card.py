@@ -46,7 +46,7 @@ MATRIX = "tests/compat/matrix.py --build {build} --json {out}/matrix.json "
 PLAN = (
     Part("two_gpus", 110, "bench/two_gpus.py --build {build} --real", gpus=2),
     Part("quick", 60, GPU + "--quick --only 'kill/(random|close|fork)|race/(2|6)|routes/.*/64M/link'"),
-    Part("never_stuck", 120, GPU + "--group stuck --group launches"),
+    Part("never_stuck", 260, GPU + "--group stuck --group launches"),
     Part("slurm", 170, "tests/slurm/card.py --slurm-root {slurm_root} --build {build} "
                        "--out {out}", needs="slurm_root"),
     Part("agent_cost", 60, "tests/agent/card_test.py --only Cost --seconds 24", environment=AGENT),

@@ -231,7 +231,7 @@ void touch_managed(Range* range, uint64_t address, uint64_t bytes) {
   Device* device = context->device;
   if (!device->managed_used) {
     device->managed_used = true;
-    driver().process->take(device->index, 0, driver().state->file().managed);
+    driver().process->use_managed(device->index);
   }
   if (range->device != device->index && range->charged != 0)
     return;  // stays where it was first used

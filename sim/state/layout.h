@@ -28,7 +28,7 @@ constexpr int kActivitySlots = 64;
 constexpr uint64_t kActivitySlotNs = 100'000'000;
 
 constexpr uint64_t kStateMagic = 0x314d495354464f53;  // "SOFTSIM1"
-constexpr uint32_t kStateVersion = 2;
+constexpr uint32_t kStateVersion = 3;
 
 // Bytes of the file that are locked, far behind its end; open file description locks.
 constexpr int64_t kImageLocks = int64_t{1} << 40;   // + index of a ProcessRow: its program runs
@@ -51,6 +51,7 @@ struct Usage {
   std::atomic<uint64_t> unlisted;  // bytes taken from the device beside that
   std::atomic<uint32_t> attached;  // the process has initialised the driver on this device
   std::atomic<uint32_t> contexts;
+  std::atomic<uint32_t> manages;  // it holds what the driver keeps for managed memory
   std::atomic<uint64_t> listed_high;
   uint64_t busy_ns;  // a kernel of the process was running
   uint64_t work_ns;  // what its kernels that ended take alone

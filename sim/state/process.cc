@@ -27,6 +27,7 @@ void clear(Usage* usage, bool attached) {
   usage->listed.store(0, std::memory_order_relaxed);
   usage->unlisted.store(0, std::memory_order_relaxed);
   usage->contexts.store(0, std::memory_order_relaxed);
+  usage->manages.store(0, std::memory_order_relaxed);
   usage->listed_high.store(0, std::memory_order_relaxed);
   usage->busy_ns = usage->work_ns = usage->kernels = 0;
   usage->activity = Activity{};
@@ -93,6 +94,20 @@ bool Process::take(int device, uint64_t listed, uint64_t unlisted) {
 void Process::give(int device, uint64_t listed, uint64_t unlisted) {
   const State::Guard guard(state_);
   give_locked(device, listed, unlisted);
+}
+
+void Process::use_managed(int device) {
+  const State::Guard guard(state_);
+  const StateFile& file = state_->file();
+  const uint32_t end = file.processes_end.load(std::memory_order_relaxed);
+  for (uint32_t i = 0; i < end; ++i) {
+    const ProcessRow& row = file.processes[i];
+    if (row.state.load(std::memory_order_relaxed) == RowState::kLive &&
+        row.usage[device].manages.load(std::memory_order_relaxed) != 0) {
+      return;
+    }
+  }
+  if (take_locked(device, 0, file.managed)) usage(device).manages.store(1);
 }
 
 bool Process::take_context(int device) {

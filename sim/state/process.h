@@ -23,7 +23,11 @@ class Process {
   bool take(int device, uint64_t listed, uint64_t unlisted = 0);
   void give(int device, uint64_t listed, uint64_t unlisted = 0);
 
-  // The same for the memory of a context: it also counts the process as one that the lists show.
+  // The first of the living processes that touches managed memory on a device takes what the driver
+  // keeps for all of them.
+  void use_managed(int device);
+
+  // As take and give, for the memory of a context: it also counts the process as one that the lists show.
   bool take_context(int device);
   void give_context(int device);
 

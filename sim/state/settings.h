@@ -7,7 +7,8 @@
 //                 overhead   what a context takes beside that (5696K)
 //                 base       taken from the card while any process uses it (3328K)
 //                 reserved   kept by the driver from boot on (1/128 of the card)
-//                 managed    taken at a process's first use of managed memory on a card (64M)
+//                 managed    taken at the first use of managed memory on a card, by any process
+//                            (124M)
 //                 accounting  1: NVML's accounting is on (0)
 //                 unknown    1: NVML does not know what a process uses (0)
 //                 kernel     how long a kernel runs whose work nobody gave, in us (2)
@@ -64,7 +65,7 @@ struct Settings {
   uint64_t context_unlisted = 5696 * kKiB;
   uint64_t base = 3328 * kKiB;
   uint64_t reserved = 0;  // 0: 1/128 of the card
-  uint64_t managed = 64 * kMiB;
+  uint64_t managed = 124 * kMiB;
   uint64_t kernel_ns = 2000;
   uint64_t slice_ns = 2'000'000;
   uint64_t switch_ns = 70'000;

@@ -59,13 +59,36 @@ for device in range(count.value):
     print(f"GPU-{uuid.UUID(bytes=text.raw)}")
 """
 
+# What the driver keeps of a GPU for itself: 3 MiB once a process has begun to use it, 128 MiB once one
+# has touched managed memory there, however many do so. It is no job's, so it is taken before any job's.
+TAKE_DRIVERS_OWN = """
+import ctypes, sys
+cuda, count, context = ctypes.CDLL("libcuda.so.1"), ctypes.c_int(), ctypes.c_void_p()
+assert cuda.cuInit(0) == 0 and cuda.cuDeviceGetCount(ctypes.byref(count)) == 0
+for device in range(count.value):
+    address = ctypes.c_uint64()
+    assert cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), device) == 0
+    assert cuda.cuCtxSetCurrent(context) == 0
+    assert cuda.cuMemAllocManaged(ctypes.byref(address), ctypes.c_size_t(65536), 1) == 0
+    assert cuda.cuMemsetD8_v2(address, 1, ctypes.c_size_t(65536)) == 0 and cuda.cuCtxSynchronize() == 0
+print("taken", flush=True)
+sys.stdin.read()
+"""
+
 
 class Witnesses:
-    """A reader of NVML outside every slice for each GPU that the programs see."""
+    """A reader of NVML outside every slice for each GPU that the programs see, and a program that holds
+    what the driver keeps for itself."""
 
     def __init__(self, place):
         self.all = []
+        self.holder = subprocess.Popen(
+            [sys.executable, "-c", TAKE_DRIVERS_OWN], env=place.environment(), stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )  # fmt: skip
         try:
+            if self.holder.stdout.readline() != b"taken\n":
+                raise RuntimeError("no program can use the GPUs")
             for uuid in place.gpus():
                 self.all.append(Witness(place, device=uuid))
             self.mark()
@@ -88,6 +111,7 @@ class Witnesses:
     def close(self):
         for witness in self.all:
             witness.close()
+        self.holder.communicate()
 
 
 class CompatPlace(Place):
