@@ -33,6 +33,7 @@ import overhead  # noqa: E402
 import two_gpus  # noqa: E402
 from harness import arguments as options_of  # noqa: E402
 from harness.place import Place  # noqa: E402
+from node import Failed  # noqa: E402
 from output import Report, formulas  # noqa: E402
 from stage import Skip, Stage, Timeout, at_most  # noqa: E402
 
@@ -107,6 +108,7 @@ class Runner:
         with at_most(60), stage.running(stage.virt("native")) as (worker,):
             line = worker.ask("about")
         stage.gpu, stage.total, stage.devices = line["gpu"], line["total"], line["devices"]
+        self.place.context_cost = self.context_cost()
         if self.options.quick and not self.place.real:
             stage.node.costs = SIMULATED_COSTS
         else:
@@ -118,6 +120,18 @@ class Runner:
                                 version=self.version())
         print(f"{self.report.head['where']}; costs {stage.node.costs}", flush=True)
         self.report.save()
+
+    def context_cost(self):
+        """Bytes, as an administrator has them measured before any job runs."""
+        file = os.path.join(self.place.root, "context_cost")
+        program = os.path.join(self.place.build, "softmig")
+        done = subprocess.run([program, "calibrate", "--device", "0", "--output", file],
+                              env=self.place.bare_environment(), capture_output=True, text=True,
+                              check=False, timeout=60)
+        if done.returncode != 0:
+            raise Failed(f"softmig calibrate: {done.stderr.strip()}")
+        with open(file, encoding="utf-8") as lines:
+            return int(list(lines)[-1].split("\t")[-1])
 
     def version(self):
         program = os.path.join(self.place.build, "softmig")

@@ -53,7 +53,7 @@ struct alignas(64) RegionAccount {
   // Of the charge, in units, for who looks from outside: held by contexts : low 32 | ahead of what
   // pools were last seen to hold : high 32.
   std::atomic<uint64_t> parts;
-  // Compute, of this owner of the slot (objects have none).
+  // Compute, of the slot's owner, or of the last one until there is another (objects have none).
   std::atomic<uint64_t> gpu_ns;     // GPU time charged
   std::atomic<uint64_t> waited_ns;  // time that launches waited at the gate
   std::atomic<uint64_t> launches;   // kernels, or lists of them for several devices
@@ -98,7 +98,7 @@ struct alignas(64) RegionShare {
   std::atomic<uint64_t> coupled_ns;       // when it last waited for work on another device (NCCL)
   std::atomic<uint64_t> collectives;      // how many kernels did so
   uint64_t reserved0[8];
-  // As in RegionAccount, the dead included.
+  // As in RegionAccount, of those whose slots have other owners now.
   std::atomic<uint64_t> gpu_ns;
   std::atomic<uint64_t> waited_ns;
   std::atomic<uint64_t> launches;

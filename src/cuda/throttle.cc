@@ -180,7 +180,6 @@ void correct(Context& context, const ShareRule& rule, uint64_t charged, uint64_t
   if (cost > charged)
     (collective ? policy::charge_spin : policy::charge)(share, rule, cost - charged, now);
   if (cost < charged) policy::refund(share, rule, charged - cost);
-  share.gpu_ns.fetch_add(cost - charged, memory_order_relaxed);
   if (abi::RegionAccount* account = slice().account(context.device)) {
     account->gpu_ns.fetch_add(cost - charged, memory_order_relaxed);
   }
@@ -456,8 +455,6 @@ void Launch::begin(CUstream stream, bool per_thread, const Work& work) {
   // Also before the others came: they count from the same round on.
   if (collective_) policy::count_collective(share, now);
   watch_demand(context.device, rule, cost_, now);
-  share.gpu_ns.fetch_add(cost_, memory_order_relaxed);
-  (is_graph ? share.graph_launches : share.launches).fetch_add(1, memory_order_relaxed);
   if (abi::RegionAccount* account = slice().account(context.device)) {
     account->gpu_ns.fetch_add(cost_, memory_order_relaxed);
     (is_graph ? account->graph_launches : account->launches).fetch_add(1, memory_order_relaxed);
@@ -635,10 +632,8 @@ uint64_t Launch::wait() {
     }
   }
   note_held(context.device, begin, now);
-  const uint64_t waited = now - begin;
-  share.waited_ns.fetch_add(waited, memory_order_relaxed);
   if (abi::RegionAccount* account = slice().account(context.device)) {
-    account->waited_ns.fetch_add(waited, memory_order_relaxed);
+    account->waited_ns.fetch_add(now - begin, memory_order_relaxed);
   }
   return now;
 }

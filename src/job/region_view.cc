@@ -14,6 +14,8 @@ namespace softmig::job {
 namespace {
 
 // The file as bytes in an array of ours: atomics are then plain words that nobody else writes.
+// The counters of a slot that gets a new owner go elsewhere: who looks meanwhile looks again.
+constexpr int kAttempts = 3;
 constexpr size_t kChunkSlots = 8, kChunkObjects = 16;
 
 uint64_t word(const std::atomic<uint64_t>& from) { return from.load(std::memory_order_relaxed); }
@@ -54,9 +56,11 @@ void take_header(const abi::RegionHeader& header, RegionView* view) {
   }
 }
 
-void take_shares(int fd, RegionView* view) {
+// A number that changes when the counters of a dead process are added to those of all the dead.
+uint64_t take_shares(int fd, RegionView* view) {
   abi::RegionShare shares[abi::kMaxDevices];
-  if (!sys::read_exactly(fd, shares, sizeof shares, offsetof(abi::Region, share))) return;
+  if (!sys::read_exactly(fd, shares, sizeof shares, offsetof(abi::Region, share))) return 0;
+  uint64_t counters = 0;
   for (uint32_t i = 0; i < abi::kMaxDevices; i++) {
     ViewedDevice& to = view->device[i];
     if (to.key == 0) continue;
@@ -66,7 +70,11 @@ void take_shares(int fd, RegionView* view) {
     to.graph_launches = word(shares[i].graph_launches);
     to.paid_until_ns = word(shares[i].paid_until_ns);
     to.clock_ns = word(shares[i].clock_ns);
+    for (const uint64_t counter : {to.gpu_ns, to.waited_ns, to.launches, to.graph_launches}) {
+      counters = base::mix(counters, counter);
+    }
   }
+  return counters;
 }
 
 void take_objects(int fd, RegionView* view) {
@@ -131,9 +139,16 @@ using Accounted = uint64_t[abi::kMaxDevices];
 
 void account_for(const abi::RegionSlot& slot, RegionView* view, Accounted& accounted) {
   for (uint32_t i = 0; i < abi::kMaxDevices; i++) {
-    const abi::PackedCharge charge = word(slot.device[i].charge);
+    const abi::RegionAccount& account = slot.device[i];
+    const abi::PackedCharge charge = word(account.charge);
     accounted[i] += bytes_of(policy::charged_units(charge));
-    view->device[i].fingerprint = base::mix(view->device[i].fingerprint, charge);
+    ViewedDevice& device = view->device[i];
+    device.fingerprint = base::mix(device.fingerprint, charge);
+    if (device.key == 0) continue;
+    device.gpu_ns += word(account.gpu_ns);
+    device.waited_ns += word(account.waited_ns);
+    device.launches += word(account.launches);
+    device.graph_launches += word(account.graph_launches);
   }
 }
 
@@ -177,11 +192,17 @@ ViewStatus view_region(const char* path, const char* proc_root, RegionView* view
     sys::close_file(fd);
     return ViewStatus::kForeign;
   }
-  take_header(header, view);
-  take_shares(fd, view);
   // Should the file be cut while it is read, what was there by then is shown.
   Accounted accounted = {};
-  take_slots(fd, view->high_water, proc_root, view, filter, accounted, process, capacity);
+  for (int attempt = 0; attempt < kAttempts; attempt++) {
+    *view = {};
+    take_header(header, view);
+    const uint64_t counters = take_shares(fd, view);
+    for (uint64_t& bytes : accounted) bytes = 0;
+    take_slots(fd, view->high_water, proc_root, view, filter, accounted, process, capacity);
+    RegionView after = *view;
+    if (take_shares(fd, &after) == counters) break;
+  }
   if (has_objects(*view, accounted)) take_objects(fd, view);
   sys::close_file(fd);
   return ViewStatus::kOk;

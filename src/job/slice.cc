@@ -197,12 +197,7 @@ bool Slice::join() {
         abi::kMaxSlots);
     return false;
   }
-  for (abi::RegionAccount& account : region_.map->slot[slot].device) {
-    for (auto* word :
-         {&account.gpu_ns, &account.waited_ns, &account.launches, &account.graph_launches}) {
-      word->store(0, memory_order_relaxed);
-    }
-  }
+  policy::keep_counters_of_the_dead(*region_.map, static_cast<uint32_t>(slot));
   slot_.store(slot, memory_order_release);
   return true;
 }

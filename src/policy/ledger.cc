@@ -259,6 +259,17 @@ int claim_slot(Region& region, const Claimant& claimant, IsBacked is_backed) {
   return -1;
 }
 
+void keep_counters_of_the_dead(Region& region, uint32_t slot) {
+  for (uint32_t device = 0; device < abi::kMaxDevices; device++) {
+    abi::RegionAccount& from = region.slot[slot].device[device];
+    abi::RegionShare& to = region.share[device];
+    to.gpu_ns.fetch_add(from.gpu_ns.exchange(0), memory_order_relaxed);
+    to.waited_ns.fetch_add(from.waited_ns.exchange(0), memory_order_relaxed);
+    to.launches.fetch_add(from.launches.exchange(0), memory_order_relaxed);
+    to.graph_launches.fetch_add(from.graph_launches.exchange(0), memory_order_relaxed);
+  }
+}
+
 uint64_t note_death(abi::RegionSlot& slot, PackedOwner owner, uint64_t now_ns) {
   if (slot.dead_owner.load(memory_order_acquire) == owner) {
     const uint64_t since = slot.dead_since_ns.load(memory_order_relaxed);

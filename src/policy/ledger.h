@@ -51,6 +51,10 @@ struct Claimant {
 using IsBacked = bool (*)(const abi::RegionSlot&);
 int claim_slot(abi::Region& region, const Claimant& claimant, IsBacked is_backed = nullptr);
 
+// Adds what the last owner of a slot used of GPU time to what all the dead did. Called by the new
+// owner.
+void keep_counters_of_the_dead(abi::Region& region, uint32_t slot);
+
 // Notes that `owner` was seen dead at `now_ns`; returns when that was first noted.
 uint64_t note_death(abi::RegionSlot& slot, abi::PackedOwner owner, uint64_t now_ns);
 

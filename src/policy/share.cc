@@ -182,7 +182,8 @@ Admission admit(abi::RegionShare& share, const ShareRule& rule, uint64_t cost, u
     const uint64_t next = std::max(paid, earliest(rule, now)) + rule.spread(cost);
     if (share.paid_until_ns.compare_exchange_weak(paid, next, memory_order_relaxed)) break;
   }
-  queue(share, cost, now);
+  // Nobody asks for the queue where there are no slots.
+  if (rule.has_slots()) queue(share, cost, now);
   return {true, 0};
 }
 

@@ -89,7 +89,7 @@ TEST_F(Viewed, ShowsDevicesAndProcesses) {
 }
 
 TEST_F(Viewed, ShowsWhatWasDoneWithTheShareOfGpuTime) {
-  add_me(8);
+  const int slot = add_me(8);
   abi::RegionShare& share = map_->share[0];
   share.gpu_ns = 5'000'000'000;
   share.waited_ns = 7;
@@ -100,6 +100,16 @@ TEST_F(Viewed, ShowsWhatWasDoneWithTheShareOfGpuTime) {
   EXPECT_EQ(view_.device[0].waited_ns, 7u);
   EXPECT_EQ(view_.device[0].launches, 11u);
   EXPECT_EQ(view_.device[0].graph_launches, 13u);
+  // What a process did goes on counting when it is dead, and when its slot is another's.
+  map_->slot[slot].device[0].launches = 100;
+  map_->slot[slot].device[0].gpu_ns = 1;
+  for (int round = 0; round < 2; round++) {
+    ASSERT_EQ(view(), ViewStatus::kOk);
+    EXPECT_EQ(view_.device[0].launches, 111u);
+    EXPECT_EQ(view_.device[0].gpu_ns, 5'000'000'001u);
+    EXPECT_EQ(process_[0].compute[0].launches, round == 0 ? 100u : 0u);
+    policy::keep_counters_of_the_dead(*map_, static_cast<uint32_t>(slot));
+  }
 }
 
 TEST_F(Viewed, ShowsWhatEachProcessDidWithGpuTime) {

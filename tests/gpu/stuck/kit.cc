@@ -115,9 +115,16 @@ bool on_simulated_gpu() { return std::getenv("SOFTMIG_SIM") != nullptr; }
 
 bool count(Checks::Report& report, int device, Counted* counted) {
   if (!report.expect(region() != nullptr, "there is no region: nothing is counted")) return false;
-  const abi::RegionShare& share = region()->share[device];
-  *counted = {share.launches.load(), share.graph_launches.load(), share.gpu_ns.load(),
-              share.waited_ns.load()};
+  const auto add = [counted](const auto& from) {
+    counted->launches += from.launches.load();
+    counted->graphs += from.graph_launches.load();
+    counted->gpu_ns += from.gpu_ns.load();
+    counted->waited_ns += from.waited_ns.load();
+  };
+  *counted = {};
+  add(region()->share[device]);
+  const uint32_t slots = region()->header.high_water.load();
+  for (uint32_t i = 0; i < slots; i++) add(region()->slot[i].device[device]);
   return true;
 }
 
