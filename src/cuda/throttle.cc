@@ -64,8 +64,6 @@ struct Appetite {
   std::atomic<bool> confined{false};                   // since it began
   std::atomic<uint64_t> board_due_ns{0};
   std::atomic<uint32_t> open_slots{0};
-  std::atomic<uint64_t> long_ns{0};     // when a launch of long work was last made
-  std::atomic<uint64_t> calm_ns{0};     // until then nobody else fills slots, or ends late
 };
 constinit Appetite g_appetites[abi::kMaxDevices];
 // After a launch passed because nothing moved, so many more do; twice as many each time.
@@ -84,13 +82,9 @@ ShareRule rule_of(const Context& context) {
 void consult_board(int device, const ShareRule& rule, bool light, uint64_t now) {
   Appetite& appetite = g_appetites[device];
   appetite.board_due_ns.store(now + rule.frame_ns, memory_order_relaxed);
-  const uint64_t holds = 2 * policy::demand_window_ns(rule);
-  const uint64_t long_ns = appetite.long_ns.load(memory_order_relaxed);
-  slice().claim_slots(device, rule, {light ? 0 : now + holds, long_ns == 0 ? 0 : long_ns + holds});
-  const job::BoardLook look = slice().look_at_board(device, rule, now);
-  appetite.open_slots.store(light ? look.open : 0, memory_order_relaxed);
-  const bool calm = look.on_time && rule.covers(look.open);
-  appetite.calm_ns.store(calm ? now + holds : 0, memory_order_relaxed);
+  slice().claim_slots(device, rule, light ? 0 : now + 2 * policy::demand_window_ns(rule));
+  appetite.open_slots.store(light ? slice().open_slots(device, rule, now) : 0,
+                            memory_order_relaxed);
 }
 
 void watch_demand(int device, const ShareRule& rule, uint64_t cost, uint64_t now) {
@@ -98,7 +92,6 @@ void watch_demand(int device, const ShareRule& rule, uint64_t cost, uint64_t now
   Appetite& appetite = g_appetites[device];
   abi::RegionShare& share = slice().share(device);
   appetite.gpu_ns.fetch_add(cost, memory_order_relaxed);
-  if (policy::runs_late(cost)) appetite.long_ns.store(now, memory_order_relaxed);
   uint64_t due = appetite.board_due_ns.load(memory_order_relaxed);
   if (now < due || !appetite.board_due_ns.compare_exchange_strong(due, now + rule.frame_ns)) return;
   const uint64_t since = appetite.since_ns.load(memory_order_relaxed);
@@ -172,10 +165,7 @@ bool was_alone(int device, const ShareRule& rule, uint64_t begin, uint64_t end, 
   const Neighbours& near = g_neighbours[device];
   const uint64_t peer = near.peer_ns.load(memory_order_relaxed);
   if (peer != 0 && now - peer <= kPeerNs) return false;
-  if (near.alone.load(memory_order_relaxed)) return true;
-  // Where others are hungry, long work of theirs may reach far into a slot before it is known.
-  return end < g_appetites[device].calm_ns.load(memory_order_relaxed) &&
-         policy::had_slot(rule, begin, end);
+  return near.alone.load(memory_order_relaxed) || policy::had_slot(rule, begin, end);
 }
 
 // Other streams of this context that had work at the time.

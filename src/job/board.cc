@@ -19,36 +19,30 @@ bool board_file(const char* directory, uint64_t device_key, uint32_t slot, char 
   return !text.overflowed();
 }
 
-void claim_slots(const char* directory, uint64_t device_key, uint32_t mask, SlotClaim claim) {
+void claim_slots(const char* directory, uint64_t device_key, uint32_t mask, uint64_t until_ns) {
   char path[kMaxPath];
   for (uint32_t slot = 0; slot < 32; slot++) {
     if (!has(mask, slot) || !board_file(directory, device_key, slot, path)) continue;
-    sys::write_in_place(path, &claim, sizeof claim);
+    sys::write_in_place(path, &until_ns, sizeof until_ns);
   }
 }
 
-BoardLook look_at_board(const char* directory, uint64_t device_key, uint32_t count, uint32_t skip,
-                        uint64_t now) {
-  BoardLook look;
-  look.on_time = sys::exists(directory);
-  if (!look.on_time) return look;
+uint32_t open_slots(const char* directory, uint64_t device_key, uint32_t count, uint32_t skip,
+                    uint64_t now) {
+  if (!sys::exists(directory)) return 0;
+  uint32_t open = 0;
   char path[kMaxPath];
   for (uint32_t slot = 0; slot < count && slot < 32; slot++) {
     if (has(skip, slot) || !board_file(directory, device_key, slot, path)) continue;
+    uint64_t until_ns = 0;
     const int fd = sys::open_untrusted(path);
-    if (fd < 0 && errno != ENOENT) {
-      look.on_time = false;
-      continue;
-    }
-    SlotClaim claim = {};
-    if (fd >= 0) {
-      if (!sys::read_exactly(fd, &claim, sizeof claim, 0)) claim = {};
-      sys::close_file(fd);
-    }
-    if (claim.until_ns <= now) look.open |= uint32_t{1} << slot;
-    if (claim.late_until_ns > now) look.on_time = false;
+    if (fd < 0 && errno != ENOENT) continue;
+    const bool claimed =
+        fd >= 0 && sys::read_exactly(fd, &until_ns, sizeof until_ns, 0) && until_ns > now;
+    if (fd >= 0) sys::close_file(fd);
+    if (!claimed) open |= uint32_t{1} << slot;
   }
-  return look;
+  return open;
 }
 
 }  // namespace softmig::job

@@ -254,16 +254,16 @@ policy::ShareRule Slice::share_rule(int device) const {
   return unpack_rule(devices_[device].share_rule.load(memory_order_relaxed));
 }
 
-void Slice::claim_slots(int device, const policy::ShareRule& rule, SlotClaim claim) {
+void Slice::claim_slots(int device, const policy::ShareRule& rule, uint64_t until_ns) {
   if (board_[0] == '\0') return;
   const sys::ErrnoGuard keep_errno;
-  job::claim_slots(board_, devices_[device].key, rule.slot_mask, claim);
+  job::claim_slots(board_, devices_[device].key, rule.slot_mask, until_ns);
 }
 
-BoardLook Slice::look_at_board(int device, const policy::ShareRule& rule, uint64_t now) {
-  if (board_[0] == '\0') return {.open = 0, .on_time = false};
+uint32_t Slice::open_slots(int device, const policy::ShareRule& rule, uint64_t now) {
+  if (board_[0] == '\0') return 0;
   const sys::ErrnoGuard keep_errno;
-  return job::look_at_board(board_, devices_[device].key, rule.slot_count, rule.slot_mask, now);
+  return job::open_slots(board_, devices_[device].key, rule.slot_count, rule.slot_mask, now);
 }
 
 abi::RegionAccount* Slice::account(int device) {

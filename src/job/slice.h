@@ -5,7 +5,6 @@
 #include <atomic>
 #include <cstdint>
 
-#include "job/board.h"
 #include "job/config.h"
 #include "job/region.h"
 #include "policy/ledger.h"
@@ -84,10 +83,9 @@ class Slice {
   // Whether the job's processes use more than one device.
   bool has_several_devices() const { return region_.map->header.device[1].key != 0; }
   abi::RegionBusy& busy(int device) { return region_.map->busy[device]; }
-  // job/board.h for the slots of a device; without a board nothing is claimed, none is open and
-  // nobody on time.
-  void claim_slots(int device, const policy::ShareRule& rule, SlotClaim claim);
-  BoardLook look_at_board(int device, const policy::ShareRule& rule, uint64_t now);
+  // job/board.h for the slots of a device; without a board nothing is claimed and none is open.
+  void claim_slots(int device, const policy::ShareRule& rule, uint64_t until_ns);
+  uint32_t open_slots(int device, const policy::ShareRule& rule, uint64_t now);
   // This process's own account of a device, null if it has no slot.
   abi::RegionAccount* account(int device);
   int slot() const { return slot_.load(std::memory_order_relaxed); }

@@ -15,8 +15,8 @@ constexpr uint32_t kFirstSamples = 4;  // taken at once
 constexpr uint64_t kSampleNs = 3'000;
 constexpr uint64_t kSamplePart = 333;
 constexpr uint64_t kRarestSample = 512;
-// Where nothing was timed for so long, the estimate may be far too low.
-constexpr uint32_t kLateUs = 2'000, kVeryLateUs = 50'000;
+// Where nothing was timed for so long, the estimate may be far too low: one in so many is.
+constexpr uint32_t kLateUs = 2'000, kOneIn = 8;
 // What another context takes when it is switched to is never less.
 constexpr uint64_t kTimesliceNs = 500'000;
 // So many untrusted samples in a row that were not believed are. Kernels longer than a timeslice
@@ -27,8 +27,8 @@ constexpr uint32_t kPatience = 16, kLongPatience = 256;
 constexpr uint64_t kTurnNs = 2'000'000;
 // So many of a cost that varies in a row that are all cheap, or all dear: it is another kernel now.
 constexpr int8_t kStreak = 100;
-// After a trusted sample so many others teach nothing, unless all of many are dear.
-constexpr uint8_t kSure = 64;
+// After a trusted sample so many others are not asked; a dear one counts for several.
+constexpr uint8_t kSure = 64, kDearAmongSure = 2;
 // How many samples are judged at once: so many if it is plain, so many if not.
 constexpr uint8_t kPlainly = 32, kJudged = 128;
 
@@ -110,21 +110,6 @@ void judge(Cost& cost, uint64_t sample_ns) {
     cost.doubted.store(0, memory_order_relaxed);
   }
   count_anew(cost);
-}
-
-// A sample that others may have made dear. True: there were so many that it is believed.
-bool doubt(Cost& cost, uint64_t sample_ns, Company company) {
-  const uint32_t doubted = cost.doubted.load(memory_order_relaxed) + 1;
-  if (doubted == 1 || sample_ns < cost.lowest_ns) cost.lowest_ns = sample_ns;
-  const bool for_long =
-      company == Company::kStreams || cost.mean_ns.load(memory_order_relaxed) > kTimesliceNs;
-  cost.doubted.store(doubted, memory_order_relaxed);
-  if (doubted < (for_long ? kLongPatience : kPatience)) return false;
-  cost.mean_ns.store(cost.lowest_ns, memory_order_relaxed);
-  cost.samples.store(2, memory_order_relaxed);
-  cost.doubted.store(0, memory_order_relaxed);
-  cost.sure.store(0, memory_order_relaxed);
-  return true;
 }
 
 }  // namespace
@@ -232,7 +217,7 @@ bool is_due(Cost& cost, uint64_t random, uint64_t now_ns) {
   const auto now_us = static_cast<uint32_t>(now_ns / 1000);
   const uint32_t age_us = now_us - cost.sampled_us.load(memory_order_relaxed);
   // One in several, lest it be always those that come after a long one.
-  const bool late = age_us >= kLateUs && (random >> 32) % (age_us < kVeryLateUs ? 8 : 4) == 0;
+  const bool late = age_us >= kLateUs && (random >> 32) % kOneIn == 0;
   if (!is_due_by_count(cost, random) && !late) return false;
   cost.sampled_us.store(now_us, memory_order_relaxed);
   return true;
@@ -241,14 +226,14 @@ bool is_due(Cost& cost, uint64_t random, uint64_t now_ns) {
 bool learn(Cost& cost, uint64_t sample_ns, Company company, bool follows) {
   const bool trusted = company == Company::kNobody;
   const uint8_t sure = cost.sure.load(memory_order_relaxed);
+  if (!trusted && sure != 0) {
+    const uint8_t less = sample_ns > believable(cost, company) ? kDearAmongSure : 1;
+    cost.sure.store(sure - std::min(sure, less), memory_order_relaxed);
+    return false;
+  }
   if (trusted) {
     cost.varies = false;
     cost.sure.store(kSure, memory_order_relaxed);
-  } else if (sure != 0) {
-    cost.sure.store(sure - 1, memory_order_relaxed);
-    if (sample_ns > believable(cost, company)) return doubt(cost, sample_ns, company);
-    cost.doubted.store(0, memory_order_relaxed);
-    return false;
   }
   if (company == Company::kContexts && is_known(cost)) {
     if (cost.varies && is_plain_again(cost, sample_ns)) {
@@ -260,17 +245,26 @@ bool learn(Cost& cost, uint64_t sample_ns, Company company, bool follows) {
     }
     if (cost.varies) return follows;
   }
-  if (!trusted && is_known(cost) && sample_ns > believable(cost, company)) {
-    return doubt(cost, sample_ns, company);
+  if (trusted || !is_known(cost) || sample_ns <= believable(cost, company)) {
+    const uint64_t mean = cost.mean_ns.load(memory_order_relaxed);
+    // Where that is the difference of a preemption, the mean held one.
+    if (!trusted && is_known(cost) && sample_ns + std::max(mean / 8, kTimesliceNs / 2) < mean) {
+      cost.mean_ns.store(std::max<uint64_t>(sample_ns, 1), memory_order_relaxed);
+      cost.samples.store(2, memory_order_relaxed);
+    } else {
+      blend(cost, sample_ns);
+    }
+    cost.doubted.store(0, memory_order_relaxed);
+    return true;
   }
-  const uint64_t mean = cost.mean_ns.load(memory_order_relaxed);
-  // Where that is the difference of a preemption, the mean held one.
-  if (!trusted && is_known(cost) && sample_ns + std::max(mean / 8, kTimesliceNs / 2) < mean) {
-    cost.mean_ns.store(std::max<uint64_t>(sample_ns, 1), memory_order_relaxed);
-    cost.samples.store(2, memory_order_relaxed);
-  } else {
-    blend(cost, sample_ns);
-  }
+  const uint32_t doubted = cost.doubted.load(memory_order_relaxed) + 1;
+  if (doubted == 1 || sample_ns < cost.lowest_ns) cost.lowest_ns = sample_ns;
+  const bool for_long =
+      company == Company::kStreams || cost.mean_ns.load(memory_order_relaxed) > kTimesliceNs;
+  cost.doubted.store(doubted, memory_order_relaxed);
+  if (doubted < (for_long ? kLongPatience : kPatience)) return false;
+  cost.mean_ns.store(cost.lowest_ns, memory_order_relaxed);
+  cost.samples.store(2, memory_order_relaxed);
   cost.doubted.store(0, memory_order_relaxed);
   return true;
 }

@@ -11,8 +11,8 @@ using std::memory_order_relaxed;
 constexpr uint64_t kLeadNs = 60'000;
 // Work may end this much after the slot: the neighbour's first launches wait in its place anyway.
 constexpr uint64_t kSlackNs = 100'000;
-// After so long a neighbour's late work is done, unless its kernels are longer than that.
-constexpr uint64_t kSettlingNs = 3'000'000, kLateNs = 4'000'000;
+// After so long a neighbour's late work is done, unless its kernels are long.
+constexpr uint64_t kSettlingNs = 3'000'000;
 // In its slots a job is no further ahead of the GPU than this: if the GPU is late, since a
 // neighbour's work came to its end late, so is the job, and it ends with its slot nevertheless.
 constexpr uint64_t kHorizonNs = 2'000'000;
@@ -108,12 +108,7 @@ uint64_t slot_wait(const abi::RegionShare& share, const ShareRule& rule, uint64_
 bool ShareRule::has_slots() const {
   if (slot_count < 2 || mode == ShareMode::kBudget) return false;
   const uint32_t all = slot_count >= 32 ? UINT32_MAX : (uint32_t{1} << slot_count) - 1;
-  return (slot_mask & all) != 0 && !covers(0);
-}
-
-bool ShareRule::covers(uint32_t mask) const {
-  const uint32_t all = slot_count >= 32 ? UINT32_MAX : (uint32_t{1} << slot_count) - 1;
-  return ((slot_mask | mask) & all) == all;
+  return (slot_mask & all) != 0 && (slot_mask & all) != all;
 }
 
 ShareRule ShareRule::with_open_slots() const {
@@ -164,8 +159,6 @@ bool had_slot(const ShareRule& rule, uint64_t begin, uint64_t end) {
   const SlotPlace place = slot_at(rule, begin - kSettlingNs - kLeadNs);
   return place.own && end - begin + kSettlingNs + kLeadNs <= place.left_ns;
 }
-
-bool runs_late(uint64_t cost_ns) { return cost_ns > kLateNs; }
 
 int64_t balance(const abi::RegionShare& share, const ShareRule& rule, uint64_t now) {
   const uint64_t paid =

@@ -39,8 +39,6 @@ struct ShareRule {
   bool operator==(const ShareRule&) const = default;
   // Slots that are all there are limit nothing.
   bool has_slots() const;
-  // Whether its own slots and those of `mask` are all.
-  bool covers(uint32_t mask) const;
   // With the open ones as well.
   ShareRule with_open_slots() const;
   // For a device that others may wait for, or do.
@@ -64,8 +62,6 @@ SlotPlace slot_at(const ShareRule& rule, uint64_t now);
 // Whether work that ran from `begin` to `end` had the GPU for itself: it lay in the job's own
 // slots, and not at their beginning, where a neighbour's work may end late.
 bool had_slot(const ShareRule& rule, uint64_t begin, uint64_t end);
-// Whether work that takes so long may end later in a neighbour's slot than had_slot allows for.
-bool runs_late(uint64_t cost_ns);
 
 // GPU time that the job may use at once; negative: it is behind.
 int64_t balance(const abi::RegionShare& share, const ShareRule& rule, uint64_t now);

@@ -56,7 +56,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       fuzz::must(page.device[i].bytes <= uint64_t{1} << 44);
   } else if (data[0] % 3 == 1) {
     Folder::write(folder.board, bytes);
-    const uint32_t open = job::look_at_board(folder.path.c_str(), 1, 4, 0b10, 1000).open;
+    const uint32_t open = job::open_slots(folder.path.c_str(), 1, 4, 0b10, 1000);
     fuzz::must((open & ~0b1101U) == 0 && (open & 0b1100U) == 0b1100U);
   } else {
     Folder::write(folder.region, bytes);

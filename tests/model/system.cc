@@ -76,8 +76,8 @@ void open_region(const Places&, const Config&, OpenRegion* region) {
 }
 uint64_t device_key(const policy::Uuid&) { return 77; }
 bool read_extra_page(const char*, abi::ExtraPage*) { return false; }
-void claim_slots(const char*, uint64_t, uint32_t, SlotClaim) {}
-BoardLook look_at_board(const char*, uint64_t, uint32_t, uint32_t, uint64_t) { return {}; }
+void claim_slots(const char*, uint64_t, uint32_t, uint64_t) {}
+uint32_t open_slots(const char*, uint64_t, uint32_t, uint32_t, uint64_t) { return 0; }
 void log_configure(const Places&, const Config&) {}
 bool log_enabled(LogLevel) { return false; }
 void log(LogLevel, const char*, ...) {}

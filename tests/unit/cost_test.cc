@@ -112,7 +112,7 @@ TEST_F(Costs, ADearerKernelOnManyStreamsIsBelievedWithinASecond) {
 TEST_F(Costs, ADearerKernelIsBelievedInTheEnd) {
   Cost& cost = table.find(base::mix(1, 1));
   for (int i = 0; i < 32; i++) learn(cost, 200 * kUs, Company::kNobody);
-  for (int i = 0; i < 20; i++) learn(cost, 9 * kMs, Company::kContexts);
+  for (int i = 0; i < 48; i++) learn(cost, 9 * kMs, Company::kContexts);
   EXPECT_EQ(estimate(cost), 9 * kMs);
 }
 
