@@ -160,12 +160,10 @@ void look_for_peers(int device, uint64_t now) {
   }
 }
 
-// Whether no other process had a part in what ran from `begin` to `end`.
-bool was_alone(int device, const ShareRule& rule, uint64_t begin, uint64_t end, uint64_t now) {
+bool is_alone(int device, uint64_t now) {
   const Neighbours& near = g_neighbours[device];
   const uint64_t peer = near.peer_ns.load(memory_order_relaxed);
-  if (peer != 0 && now - peer <= kPeerNs) return false;
-  return near.alone.load(memory_order_relaxed) || policy::had_slot(rule, begin, end);
+  return near.alone.load(memory_order_relaxed) && (peer == 0 || now - peer > kPeerNs);
 }
 
 // Other streams of this context that had work at the time.
@@ -276,7 +274,7 @@ void settle(Line& line, const Bracket& bracket, uint64_t begin, uint64_t end) {
   look_for_peers(context.device, now);
   // Streams that take turns may overlap more than is known of them.
   const bool overlapped = takes_turns(context, now) || is_overlapped(line, begin);
-  const bool trusted = !overlapped && was_alone(context.device, rule, begin, end, now);
+  const bool trusted = is_alone(context.device, now) && !overlapped;
   const Company company = trusted      ? Company::kNobody
                           : overlapped ? Company::kStreams
                                        : Company::kContexts;
@@ -470,8 +468,7 @@ void Launch::begin(CUstream stream, bool per_thread, const Work& work) {
   number_ = line->launches.fetch_add(1, memory_order_relaxed) + 1;
   look_for_ends(context, now);
   if (!timed || has_ended()) return;
-  const bool single =
-      collective_ || policy::is_due(*row_, random_bits(), now) || alone_ >= kBracketNs;
+  const bool single = collective_ || policy::is_due(*row_, random_bits()) || alone_ >= kBracketNs;
   // In slots the end of what was launched matters as well: work that ends late runs into the next.
   const bool in_runs = !at_ease || rule.has_slots();
   if (single || in_runs || line->is_open) begin_timing(work, now, single, in_runs);

@@ -15,8 +15,6 @@ constexpr uint32_t kFirstSamples = 4;  // taken at once
 constexpr uint64_t kSampleNs = 3'000;
 constexpr uint64_t kSamplePart = 333;
 constexpr uint64_t kRarestSample = 512;
-// Where nothing was timed for so long, the estimate may be far too low: one in so many is.
-constexpr uint32_t kLateUs = 2'000, kOneIn = 8;
 // What another context takes when it is switched to is never less.
 constexpr uint64_t kTimesliceNs = 500'000;
 // So many untrusted samples in a row that were not believed are. Kernels longer than a timeslice
@@ -25,10 +23,6 @@ constexpr uint32_t kPatience = 16, kLongPatience = 256;
 // A context keeps the GPU for about this long while others want it, so of short kernels that follow
 // each other this part of their length is cut.
 constexpr uint64_t kTurnNs = 2'000'000;
-// So many of a cost that varies in a row that are all cheap, or all dear: it is another kernel now.
-constexpr int8_t kStreak = 100;
-// After a trusted sample so many others are not asked; a dear one counts for several.
-constexpr uint8_t kSure = 64, kDearAmongSure = 2;
 // How many samples are judged at once: so many if it is plain, so many if not.
 constexpr uint8_t kPlainly = 32, kJudged = 128;
 
@@ -70,25 +64,11 @@ bool too_many_dear(const Cost& cost, uint64_t low_ns, uint32_t part) {
   return cost.dear.load(memory_order_relaxed) > cost.seen / part + cut;
 }
 
-bool is_dear(uint64_t sample_ns, uint64_t low_ns) {
-  return sample_ns > low_ns + std::min(kTimesliceNs, low_ns * 4);
-}
-
-// Whether a cost that varied seems to do so no more.
-bool is_plain_again(Cost& cost, uint64_t sample_ns) {
-  if (is_dear(sample_ns, cost.lowest_ns)) {
-    cost.streak = static_cast<int8_t>(std::max<int8_t>(cost.streak, 0) + 1);
-  } else {
-    cost.streak = static_cast<int8_t>(std::min<int8_t>(cost.streak, 0) - 1);
-  }
-  return cost.streak == kStreak || cost.streak == -kStreak;
-}
-
 // Counts a sample as cheap or dear, and decides from many whether the cost varies.
 void judge(Cost& cost, uint64_t sample_ns) {
   const uint64_t low = cost.varies ? cost.lowest_ns : cost.mean_ns.load(memory_order_relaxed);
   cost.seen++;
-  if (is_dear(sample_ns, low)) {
+  if (sample_ns > low + std::min(kTimesliceNs, low * 4)) {
     const auto us = static_cast<uint32_t>(std::min<uint64_t>(sample_ns / 1000, UINT32_MAX));
     cost.least_dear_us =
         cost.dear.fetch_add(1, memory_order_relaxed) == 0 ? us : std::min(cost.least_dear_us, us);
@@ -98,7 +78,6 @@ void judge(Cost& cost, uint64_t sample_ns) {
   const bool plain = cost.seen == kPlainly && too_many_dear(cost, low, 4);
   if (!plain && cost.seen < kJudged) return;
   const bool did = cost.varies;
-  if (!did) cost.streak = 0;
   cost.varies = plain || too_many_dear(cost, low, did ? 64 : 16);
   if (cost.varies) {
     const uint64_t beyond = uint64_t{cost.least_dear_us} * 1000 - low;
@@ -151,7 +130,6 @@ Cost& CostTable::find(uint64_t key) {
   victim->nature.store(Nature::kNotKnown, memory_order_relaxed);
   victim->used.store(now, memory_order_relaxed);
   victim->doubted.store(0, memory_order_relaxed);
-  victim->sure.store(0, memory_order_relaxed);
   count_anew(*victim);
   victim->varies = false;
   victim->key.store(key, std::memory_order_release);
@@ -174,14 +152,11 @@ void CostTable::forget(uint64_t key) {
   row->mean_ns.store(0, memory_order_relaxed);
   row->countdown.store(0, memory_order_relaxed);
   row->nature.store(Nature::kNotKnown, memory_order_relaxed);
-  row->sure.store(0, memory_order_relaxed);
   count_anew(*row);
   row->varies = false;
 }
 
-namespace {
-
-bool is_due_by_count(Cost& cost, uint64_t random) {
+bool is_due(Cost& cost, uint64_t random) {
   const uint32_t samples = cost.samples.load(memory_order_relaxed);
   if (samples < kFirstSamples) {
     if (cost.pending.load(memory_order_relaxed) == 0) return true;
@@ -211,38 +186,11 @@ bool is_due_by_count(Cost& cost, uint64_t random) {
   return left == 1;
 }
 
-}  // namespace
-
-bool is_due(Cost& cost, uint64_t random, uint64_t now_ns) {
-  const auto now_us = static_cast<uint32_t>(now_ns / 1000);
-  const uint32_t age_us = now_us - cost.sampled_us.load(memory_order_relaxed);
-  // One in several, lest it be always those that come after a long one.
-  const bool late = age_us >= kLateUs && (random >> 32) % kOneIn == 0;
-  if (!is_due_by_count(cost, random) && !late) return false;
-  cost.sampled_us.store(now_us, memory_order_relaxed);
-  return true;
-}
-
 bool learn(Cost& cost, uint64_t sample_ns, Company company, bool follows) {
   const bool trusted = company == Company::kNobody;
-  const uint8_t sure = cost.sure.load(memory_order_relaxed);
-  if (!trusted && sure != 0) {
-    const uint8_t less = sample_ns > believable(cost, company) ? kDearAmongSure : 1;
-    cost.sure.store(sure - std::min(sure, less), memory_order_relaxed);
-    return false;
-  }
-  if (trusted) {
-    cost.varies = false;
-    cost.sure.store(kSure, memory_order_relaxed);
-  }
+  if (trusted) cost.varies = false;
   if (company == Company::kContexts && is_known(cost)) {
-    if (cost.varies && is_plain_again(cost, sample_ns)) {
-      cost.varies = false;
-      cost.samples.store(0, memory_order_relaxed);
-      count_anew(cost);
-    } else if (follows) {
-      judge(cost, sample_ns);
-    }
+    if (follows) judge(cost, sample_ns);
     if (cost.varies) return follows;
   }
   if (trusted || !is_known(cost) || sample_ns <= believable(cost, company)) {

@@ -38,10 +38,7 @@ struct alignas(64) Cost {
   uint8_t seen;
   std::atomic<uint8_t> dear;
   bool varies;
-  int8_t streak;              // of a cost that varies: dear samples in a row, or less cheap ones
-  std::atomic<uint8_t> sure;  // so many untrusted samples more teach nothing: trusted ones were had
-  uint32_t least_dear_us;     // the least of the dear ones
-  std::atomic<uint32_t> sampled_us;  // when a launch was last timed, low bits
+  uint32_t least_dear_us;  // the least of the dear ones
 };
 static_assert(sizeof(Cost) == 64);
 
@@ -84,8 +81,8 @@ inline uint64_t estimate(const Cost& cost) {
 }
 
 // Whether this launch should be timed: the first ones are, later ones at random and so that their
-// events take 0.3 % of the time, by the estimate or by the clock.
-bool is_due(Cost& cost, uint64_t random, uint64_t now_ns);
+// events take 0.3 % of the time.
+bool is_due(Cost& cost, uint64_t random);
 
 // Who else may have been on the GPU while a sample was taken.
 enum class Company : uint8_t {

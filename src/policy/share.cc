@@ -11,8 +11,6 @@ using std::memory_order_relaxed;
 constexpr uint64_t kLeadNs = 60'000;
 // Work may end this much after the slot: the neighbour's first launches wait in its place anyway.
 constexpr uint64_t kSlackNs = 100'000;
-// After so long a neighbour's late work is done, unless its kernels are long.
-constexpr uint64_t kSettlingNs = 3'000'000;
 // In its slots a job is no further ahead of the GPU than this: if the GPU is late, since a
 // neighbour's work came to its end late, so is the job, and it ends with its slot nevertheless.
 constexpr uint64_t kHorizonNs = 2'000'000;
@@ -152,12 +150,6 @@ SlotPlace slot_at(const ShareRule& rule, uint64_t now) {
     place.until_ns = begin_of(next) - phase;
   }
   return place;
-}
-
-bool had_slot(const ShareRule& rule, uint64_t begin, uint64_t end) {
-  if (!rule.has_slots() || begin < kSettlingNs + kLeadNs) return false;
-  const SlotPlace place = slot_at(rule, begin - kSettlingNs - kLeadNs);
-  return place.own && end - begin + kSettlingNs + kLeadNs <= place.left_ns;
 }
 
 int64_t balance(const abi::RegionShare& share, const ShareRule& rule, uint64_t now) {

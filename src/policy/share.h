@@ -59,9 +59,6 @@ struct SlotPlace {
   uint64_t until_ns = 0;          // not own: until the next own slot begins
 };
 SlotPlace slot_at(const ShareRule& rule, uint64_t now);
-// Whether work that ran from `begin` to `end` had the GPU for itself: it lay in the job's own
-// slots, and not at their beginning, where a neighbour's work may end late.
-bool had_slot(const ShareRule& rule, uint64_t begin, uint64_t end);
 
 // GPU time that the job may use at once; negative: it is behind.
 int64_t balance(const abi::RegionShare& share, const ShareRule& rule, uint64_t now);

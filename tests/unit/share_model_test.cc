@@ -94,7 +94,7 @@ class Job {
     if (waited_since_ != 0) held_ += now - waited_since_;
     waited_since_ = 0;
     watch_demand(cost, now);
-    const bool sample = is_due(row, random_(), 0) || cost >= kMs;
+    const bool sample = is_due(row, random_()) || cost >= kMs;
     if (sample) row.pending++;
     queue_.push_back({work, work, key_of(turn_), 0, cost, sample});
     since_rest_ += work;
