@@ -9,7 +9,8 @@
 
 namespace softmig::policy {
 
-// One look at a job on one device, in bytes; the driver's figure and the ledger's are of one moment.
+// One look at a job on one device, in bytes; the driver's figure and the ledger's are of one
+// moment.
 struct BeyondLook {
   uint64_t held = 0;     // by the driver's process list
   uint64_t charged = 0;  // to those processes, and to what they exported

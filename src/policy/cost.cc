@@ -23,6 +23,8 @@ constexpr uint32_t kPatience = 16, kLongPatience = 256;
 // A context keeps the GPU for about this long while others want it, so of short kernels that follow
 // each other this part of their length is cut.
 constexpr uint64_t kTurnNs = 2'000'000;
+// So many of a cost that varies in a row that are all cheap, or all dear: it is another kernel now.
+constexpr int8_t kStreak = 100;
 // How many samples are judged at once: so many if it is plain, so many if not.
 constexpr uint8_t kPlainly = 32, kJudged = 128;
 
@@ -64,11 +66,25 @@ bool too_many_dear(const Cost& cost, uint64_t low_ns, uint32_t part) {
   return cost.dear.load(memory_order_relaxed) > cost.seen / part + cut;
 }
 
+bool is_dear(uint64_t sample_ns, uint64_t low_ns) {
+  return sample_ns > low_ns + std::min(kTimesliceNs, low_ns * 4);
+}
+
+// Whether a cost that varied seems to do so no more.
+bool is_plain_again(Cost& cost, uint64_t sample_ns) {
+  if (is_dear(sample_ns, cost.lowest_ns)) {
+    cost.streak = static_cast<int8_t>(std::max<int8_t>(cost.streak, 0) + 1);
+  } else {
+    cost.streak = static_cast<int8_t>(std::min<int8_t>(cost.streak, 0) - 1);
+  }
+  return cost.streak == kStreak || cost.streak == -kStreak;
+}
+
 // Counts a sample as cheap or dear, and decides from many whether the cost varies.
 void judge(Cost& cost, uint64_t sample_ns) {
   const uint64_t low = cost.varies ? cost.lowest_ns : cost.mean_ns.load(memory_order_relaxed);
   cost.seen++;
-  if (sample_ns > low + std::min(kTimesliceNs, low * 4)) {
+  if (is_dear(sample_ns, low)) {
     const auto us = static_cast<uint32_t>(std::min<uint64_t>(sample_ns / 1000, UINT32_MAX));
     cost.least_dear_us =
         cost.dear.fetch_add(1, memory_order_relaxed) == 0 ? us : std::min(cost.least_dear_us, us);
@@ -78,6 +94,7 @@ void judge(Cost& cost, uint64_t sample_ns) {
   const bool plain = cost.seen == kPlainly && too_many_dear(cost, low, 4);
   if (!plain && cost.seen < kJudged) return;
   const bool did = cost.varies;
+  if (!did) cost.streak = 0;
   cost.varies = plain || too_many_dear(cost, low, did ? 64 : 16);
   if (cost.varies) {
     const uint64_t beyond = uint64_t{cost.least_dear_us} * 1000 - low;
@@ -190,7 +207,13 @@ bool learn(Cost& cost, uint64_t sample_ns, Company company, bool follows) {
   const bool trusted = company == Company::kNobody;
   if (trusted) cost.varies = false;
   if (company == Company::kContexts && is_known(cost)) {
-    if (follows) judge(cost, sample_ns);
+    if (cost.varies && is_plain_again(cost, sample_ns)) {
+      cost.varies = false;
+      cost.samples.store(0, memory_order_relaxed);
+      count_anew(cost);
+    } else if (follows) {
+      judge(cost, sample_ns);
+    }
     if (cost.varies) return follows;
   }
   if (trusted || !is_known(cost) || sample_ns <= believable(cost, company)) {

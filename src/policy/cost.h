@@ -38,6 +38,7 @@ struct alignas(64) Cost {
   uint8_t seen;
   std::atomic<uint8_t> dear;
   bool varies;
+  int8_t streak;           // of a cost that varies: dear samples in a row, or less cheap ones
   uint32_t least_dear_us;  // the least of the dear ones
 };
 static_assert(sizeof(Cost) == 64);

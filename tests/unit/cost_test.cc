@@ -116,6 +116,19 @@ TEST_F(Costs, ADearerKernelIsBelievedInTheEnd) {
   EXPECT_EQ(estimate(cost), 9 * kMs);
 }
 
+TEST_F(Costs, WhatVariedAndIsOneKindNowIsLearntAnew) {
+  for (const uint64_t now : {20 * kUs, 2 * kMs}) {
+    Cost& cost = table.find(base::mix(1, now));
+    for (int i = 0; i < 400; i++) {
+      learn(cost, random() % 2 == 0 ? 20 * kUs : 2 * kMs, Company::kContexts, true);
+    }
+    ASSERT_TRUE(cost.varies);
+    // The GPU is idle before each of them.
+    for (int i = 0; i < 128; i++) learn(cost, now, Company::kContexts);
+    EXPECT_EQ(estimate(cost), now);
+  }
+}
+
 // A kernel whose arguments decide what it takes, beside an idle context or beside hungry ones: how
 // much is charged of what it takes.
 struct Varied {
