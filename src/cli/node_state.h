@@ -2,7 +2,7 @@
 //
 //   {jobid}.conf      limits, read by the library (docs/configuration.md)
 //   {jobid}.region    what the job uses, written by its processes; {jobid}.region.extra beside it
-//   {jobid}.state     GPUs and slots of the job, for the next job's slots; empty if it has whole GPUs
+//   {jobid}.state     GPUs and slots of the job, for the next job's; empty if its GPUs are whole
 //   board/            whether jobs fill their slots (cli/slot_board.h)
 //   cgroup_ns         slurmd's cgroup namespace
 //   gres              Slurm's order of this node's GPUs
