@@ -27,7 +27,8 @@ class Process {
   // keeps for all of them.
   void use_managed(int device);
 
-  // As take and give, for the memory of a context: it also counts the process as one that the lists show.
+  // As take and give, for the memory of a context: it also counts the process as one that the lists
+  // show.
   bool take_context(int device);
   void give_context(int device);
 

@@ -49,7 +49,7 @@ struct alignas(64) RegionDevice {
 struct alignas(64) RegionAccount {
   std::atomic<PackedCharge> charge;
   std::atomic<PackedIntent> intent;
-  std::atomic<uint64_t> applied;   // sequence of the last change seen in RegionDevice::use
+  std::atomic<uint64_t> applied;  // sequence of the last change seen in RegionDevice::use
   // Of the charge, in units, for who looks from outside: held by contexts : low 32 | ahead of what
   // pools were last seen to hold : high 32.
   std::atomic<uint64_t> parts;
