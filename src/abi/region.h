@@ -97,7 +97,11 @@ struct alignas(64) RegionShare {
   std::atomic<uint64_t> light_until_ns;   // it was seen not to be: until then nobody asks again
   std::atomic<uint64_t> coupled_ns;       // when it last waited for work on another device (NCCL)
   std::atomic<uint64_t> collectives;      // how many kernels did so
-  uint64_t reserved0[8];
+  // The job's turn (policy/turn.h): when it should begin, and when it does and ends, since others
+  // were late; begun: open is turn. The last word of it to the board.
+  std::atomic<uint64_t> turn_ns, turn_from_ns, turn_until_ns, turn_open_ns, turn_told_ns;
+  std::atomic<int64_t> turn_spare_ns;  // of its length; negative: what earlier turns took beyond
+  uint64_t reserved0[2];
   // As in RegionAccount, of those whose slots have other owners now.
   std::atomic<uint64_t> gpu_ns;
   std::atomic<uint64_t> waited_ns;

@@ -64,6 +64,7 @@ struct Appetite {
   std::atomic<bool> confined{false};                   // since it began
   std::atomic<uint64_t> board_due_ns{0};
   std::atomic<uint32_t> open_slots{0};
+  policy::TurnBoard turns = {};
 };
 constinit Appetite g_appetites[abi::kMaxDevices];
 // After a launch passed because nothing moved, so many more do; twice as many each time.
@@ -402,8 +403,13 @@ policy::Admission Launch::ask(const ShareRule& rule, uint64_t now, bool has_wait
   ShareRule here = rule;
   if (is_coupled(now))
     here = rule.with_credit(policy::is_awaited(slice().shares(), context.device, now));
-  return policy::admit(slice().share(context.device), here, cost_, now, has_waited,
-                       busy_until(context));
+  abi::RegionShare& share = slice().share(context.device);
+  policy::TurnBoard& turns = g_appetites[context.device].turns;
+  if (policy::asks_board(share, here, now)) slice().read_turns(context.device, here, turns);
+  const policy::Admission admission =
+      policy::admit(share, here, cost_, now, has_waited, busy_until(context), turns);
+  if (admission.notice.until_ns != 0) slice().tell_turn(context.device, admission.notice);
+  return admission;
 }
 
 // Whether kernels on other devices of the job may be waiting for this one.

@@ -9,7 +9,28 @@
 namespace softmig::job {
 namespace {
 
+constexpr uint64_t kClaimAt = 0, kTurnAt = 8;  // in a slot's file
+
 bool has(uint32_t mask, uint32_t slot) { return (mask >> slot & 1) != 0; }
+
+void write_word(const char* directory, uint64_t device_key, uint32_t slot, uint64_t offset,
+                uint64_t word) {
+  char path[kMaxPath];
+  if (!board_file(directory, device_key, slot, path)) return;
+  sys::write_in_place(path, &word, sizeof word, offset);
+}
+
+// 0 or an errno; a file that is too short says 0.
+int read_word(const char* directory, uint64_t device_key, uint32_t slot, uint64_t offset,
+              uint64_t* word) {
+  char path[kMaxPath];
+  if (!board_file(directory, device_key, slot, path)) return ENAMETOOLONG;
+  const int fd = sys::open_untrusted(path);
+  if (fd < 0) return errno;
+  if (!sys::read_exactly(fd, word, sizeof *word, offset)) *word = 0;
+  sys::close_file(fd);
+  return 0;
+}
 
 }  // namespace
 
@@ -20,10 +41,8 @@ bool board_file(const char* directory, uint64_t device_key, uint32_t slot, char 
 }
 
 void claim_slots(const char* directory, uint64_t device_key, uint32_t mask, uint64_t until_ns) {
-  char path[kMaxPath];
   for (uint32_t slot = 0; slot < 32; slot++) {
-    if (!has(mask, slot) || !board_file(directory, device_key, slot, path)) continue;
-    sys::write_in_place(path, &until_ns, sizeof until_ns);
+    if (has(mask, slot)) write_word(directory, device_key, slot, kClaimAt, until_ns);
   }
 }
 
@@ -31,18 +50,26 @@ uint32_t open_slots(const char* directory, uint64_t device_key, uint32_t count, 
                     uint64_t now) {
   if (!sys::exists(directory)) return 0;
   uint32_t open = 0;
-  char path[kMaxPath];
   for (uint32_t slot = 0; slot < count && slot < 32; slot++) {
-    if (has(skip, slot) || !board_file(directory, device_key, slot, path)) continue;
+    if (has(skip, slot)) continue;
     uint64_t until_ns = 0;
-    const int fd = sys::open_untrusted(path);
-    if (fd < 0 && errno != ENOENT) continue;
-    const bool claimed =
-        fd >= 0 && sys::read_exactly(fd, &until_ns, sizeof until_ns, 0) && until_ns > now;
-    if (fd >= 0) sys::close_file(fd);
-    if (!claimed) open |= uint32_t{1} << slot;
+    const int error = read_word(directory, device_key, slot, kClaimAt, &until_ns);
+    if (error == ENOENT || (error == 0 && until_ns <= now)) open |= uint32_t{1} << slot;
   }
   return open;
+}
+
+void tell_turn(const char* directory, uint64_t device_key, const policy::Notice& notice) {
+  write_word(directory, device_key, notice.slot, kTurnAt, notice.until_ns);
+}
+
+void read_turns(const char* directory, uint64_t device_key, uint32_t count, uint32_t skip,
+                policy::TurnBoard& board) {
+  for (uint32_t slot = 0; slot < count && slot < 32; slot++) {
+    uint64_t until_ns = 0;
+    if (!has(skip, slot)) read_word(directory, device_key, slot, kTurnAt, &until_ns);
+    board.until_ns[slot].store(until_ns, std::memory_order_relaxed);
+  }
 }
 
 }  // namespace softmig::job

@@ -266,6 +266,18 @@ uint32_t Slice::open_slots(int device, const policy::ShareRule& rule, uint64_t n
   return job::open_slots(board_, devices_[device].key, rule.slot_count, rule.slot_mask, now);
 }
 
+void Slice::tell_turn(int device, const policy::Notice& notice) {
+  if (board_[0] == '\0') return;
+  const sys::ErrnoGuard keep_errno;
+  job::tell_turn(board_, devices_[device].key, notice);
+}
+
+void Slice::read_turns(int device, const policy::ShareRule& rule, policy::TurnBoard& board) {
+  if (board_[0] == '\0') return;
+  const sys::ErrnoGuard keep_errno;
+  job::read_turns(board_, devices_[device].key, rule.slot_count, rule.slot_mask, board);
+}
+
 abi::RegionAccount* Slice::account(int device) {
   if (slot_.load(memory_order_acquire) < 0 && !join()) return nullptr;
   return &region_.map->slot[slot_.load(memory_order_relaxed)].device[device];

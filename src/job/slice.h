@@ -86,6 +86,8 @@ class Slice {
   // job/board.h for the slots of a device; without a board nothing is claimed and none is open.
   void claim_slots(int device, const policy::ShareRule& rule, uint64_t until_ns);
   uint32_t open_slots(int device, const policy::ShareRule& rule, uint64_t now);
+  void tell_turn(int device, const policy::Notice& notice);
+  void read_turns(int device, const policy::ShareRule& rule, policy::TurnBoard& board);
   // This process's own account of a device, null if it has no slot.
   abi::RegionAccount* account(int device);
   int slot() const { return slot_.load(std::memory_order_relaxed); }

@@ -7,8 +7,6 @@ namespace {
 
 using std::memory_order_relaxed;
 
-// A launch takes this long to reach the GPU: it may be made before the slot begins.
-constexpr uint64_t kLeadNs = 60'000;
 // Work may end this much after the slot: the neighbour's first launches wait in its place anyway.
 constexpr uint64_t kSlackNs = 100'000;
 // In its slots a job is no further ahead of the GPU than this: if the GPU is late, since a
@@ -39,6 +37,8 @@ void keep_clock(abi::RegionShare& share, uint64_t now) {
   if (last > now + kClockFallNs) {
     share.paid_until_ns.store(0, memory_order_relaxed);
     share.queued_until_ns.store(0, memory_order_relaxed);
+    share.turn_until_ns.store(0, memory_order_relaxed);
+    share.turn_told_ns.store(0, memory_order_relaxed);
   }
   // Written rarely: the word is shared by all processes of the job.
   if (last > now + kClockFallNs || now > last + kClockFallNs / 10) {
@@ -74,31 +74,60 @@ void take_off(std::atomic<uint64_t>& moment, uint64_t ns) {
   }
 }
 
-// Whether work that starts then may start in a slot that lasts for `left` more ns.
-bool fits_slot(uint64_t start_in, uint64_t cost, uint64_t left, int64_t balance_ns) {
-  // Of a kernel half may lie outside: as many kernels then fit as on average should.
-  if (start_in + cost <= left + std::max(kSlackNs, cost / 2)) return true;
-  // Long ones come out even only over several frames. One may start when the job is behind by more
-  // than it would use to the end of the slot.
-  return start_in < left && balance_ns >= static_cast<int64_t>(left + cost / 2);
+// Whether work that starts then may start in a turn that lasts for `left` more ns.
+bool fits_turn(const abi::RegionShare& share, uint64_t start_in, uint64_t cost, uint64_t left) {
+  if (start_in + cost <= left + kSlackNs) return true;
+  // A kernel cannot be cut: it goes on beyond the turn, and the next turns are that much shorter.
+  return start_in < left && share.turn_spare_ns.load(memory_order_relaxed) > 0;
 }
 
-// What slots have to say about a launch; 0: nothing against it.
-uint64_t slot_wait(const abi::RegionShare& share, const ShareRule& rule, uint64_t cost,
-                   int64_t balance_ns, uint64_t now, bool has_waited, uint64_t busy_until) {
-  const SlotPlace place = slot_at(rule, now);
-  if (!place.own) return wait_of(place.until_ns);
-  const uint64_t queued = share.queued_until_ns.load(memory_order_relaxed);
-  const uint64_t start_in = std::max({queued, busy_until, now}) - now;
+// When the job's work on the GPU should be done.
+uint64_t queue_end(const abi::RegionShare& share, uint64_t busy_until, uint64_t now) {
+  return std::max({share.queued_until_ns.load(memory_order_relaxed), busy_until, now});
+}
+
+// What a turn that lasts for `left` more ns has to say about a launch; 0: nothing against it.
+uint64_t turn_wait(const abi::RegionShare& share, const ShareRule& rule, uint64_t cost,
+                   uint64_t left, uint64_t now, bool has_waited, uint64_t busy_until) {
+  const uint64_t start_in = queue_end(share, busy_until, now) - now;
   // Who had to wait for the GPU lets it come half as near before it goes on, so that it launches
   // many at a time.
   const uint64_t horizon = has_waited ? kHorizonNs / 2 : kHorizonNs;
-  if (fits_slot(start_in, cost, place.left_ns, balance_ns)) {
+  if (fits_turn(share, start_in, cost, left)) {
     return start_in <= horizon ? 0 : wait_of(start_in - horizon);
   }
   // The queue may only look long: work that was given up never runs.
   if (busy_until == 0 && start_in > rule.frame_ns) return 0;
-  return wait_of(place.left_ns);
+  return wait_of(left);
+}
+
+// A job that leaves slots to others, and uses what they leave, goes by the clock alone.
+Admission ask_slots(const abi::RegionShare& share, const ShareRule& rule, uint64_t cost,
+                    uint64_t now, bool has_waited, uint64_t busy_until) {
+  const SlotPlace place = slot_at(rule, now);
+  const uint64_t wait =
+      place.own ? turn_wait(share, rule, cost, place.left_ns, now, has_waited, busy_until)
+                : wait_of(place.until_ns);
+  return {wait == 0, wait};
+}
+
+Admission ask_turn(abi::RegionShare& share, const ShareRule& rule, uint64_t cost, uint64_t now,
+                   bool has_waited, uint64_t busy_until, const TurnBoard& board) {
+  if (asks_board(share, rule, now)) follow_board(share, rule, board, now);
+  const uint64_t until = share.turn_until_ns.load(memory_order_relaxed);
+  if (now >= until) {
+    const SlotPlace place = slot_at(rule, now);
+    return {false, wait_of(place.own ? 0 : place.until_ns)};
+  }
+  const uint64_t from = share.turn_from_ns.load(memory_order_relaxed);
+  if (share.turn_open_ns.load(memory_order_relaxed) != share.turn_ns.load(memory_order_relaxed)) {
+    const uint64_t wait = wait_of(from > now + kLeadNs ? from - now - kLeadNs : 0);
+    // Who comes after this one must know that there will be work in this turn.
+    if (!fits_turn(share, 0, cost, until - std::min(from, until))) return {false, wait};
+    return {false, wait, tell_board(share, rule, cost, from + cost)};
+  }
+  const uint64_t wait = turn_wait(share, rule, cost, until - now, now, has_waited, busy_until);
+  return {wait == 0, wait};
 }
 
 }  // namespace
@@ -128,30 +157,6 @@ uint64_t ShareRule::portion_ns() const {
   return has_slots() ? 0 : std::min(kPortionNs, frame_ns * percent / 400);
 }
 
-SlotPlace slot_at(const ShareRule& rule, uint64_t now) {
-  SlotPlace place;
-  if (!rule.has_slots()) return place;
-  const uint32_t count = rule.slot_count;
-  const auto is_own = [&](uint32_t slot) { return (rule.slot_mask >> slot % count & 1) != 0; };
-  const auto begin_of = [&](uint32_t slot) {
-    return rule.frame_ns * (slot / count) + rule.frame_ns * (slot % count) / count;
-  };
-  const uint64_t phase = (now + kLeadNs) % rule.frame_ns;
-  uint32_t slot = 0;
-  while (begin_of(slot + 1) <= phase) slot++;
-  place.own = is_own(slot);
-  uint32_t next = slot + 1;
-  while (is_own(next) == place.own) next++;
-  if (place.own) {
-    // The lead was added to find the slot; its end is where the clock says.
-    place.left_ns = begin_of(next) - phase + kLeadNs;
-  } else {
-    place.left_ns = 0;
-    place.until_ns = begin_of(next) - phase;
-  }
-  return place;
-}
-
 int64_t balance(const abi::RegionShare& share, const ShareRule& rule, uint64_t now) {
   const uint64_t paid =
       std::max(share.paid_until_ns.load(memory_order_relaxed), earliest(rule, now));
@@ -166,25 +171,33 @@ bool is_at_ease(const abi::RegionShare& share, const ShareRule& rule, uint64_t n
 }
 
 Admission admit(abi::RegionShare& share, const ShareRule& rule, uint64_t cost, uint64_t now,
-                bool has_waited, uint64_t busy_until) {
+                bool has_waited, uint64_t busy_until, const TurnBoard& board) {
   keep_clock(share, now);
-  const ShareRule at = is_light(share, rule, now) ? rule.with_open_slots() : rule;
+  const bool light = is_light(share, rule, now);
+  const ShareRule at = light ? rule.with_open_slots() : rule;
   uint64_t paid = share.paid_until_ns.load(memory_order_relaxed);
   const uint64_t portion = has_waited ? rule.spread(at.portion_ns()) : 0;
   for (;;) {
     const uint64_t due = paid + portion;
     if (due >= now + rule.credit_ns) return {false, wait_of(due - now - rule.credit_ns)};
     if (at.has_slots()) {
-      const uint64_t wait =
-          slot_wait(share, at, cost, balance(share, rule, now), now, has_waited, busy_until);
-      if (wait != 0) return {false, wait};
+      const Admission answer = light
+                                   ? ask_slots(share, at, cost, now, has_waited, busy_until)
+                                   : ask_turn(share, at, cost, now, has_waited, busy_until, board);
+      if (!answer.granted) return answer;
     }
     const uint64_t next = std::max(paid, earliest(rule, now)) + rule.spread(cost);
     if (share.paid_until_ns.compare_exchange_weak(paid, next, memory_order_relaxed)) break;
   }
+  Admission granted = {true, 0};
   // Nobody asks for the queue where there are no slots.
-  if (rule.has_slots()) queue(share, cost, now);
-  return {true, 0};
+  if (!rule.has_slots()) return granted;
+  if (!light) {
+    share.turn_spare_ns.fetch_add(-static_cast<int64_t>(cost), memory_order_relaxed);
+    granted.notice = tell_board(share, rule, cost, queue_end(share, busy_until, now) + cost);
+  }
+  queue(share, cost, now);
+  return granted;
 }
 
 bool is_coupled(const abi::RegionShare& share, uint64_t now) {

@@ -14,6 +14,7 @@
 #include <span>
 
 #include "abi/region.h"
+#include "policy/turn.h"
 
 namespace softmig::policy {
 
@@ -52,14 +53,6 @@ struct ShareRule {
   uint64_t portion_ns() const;
 };
 
-// Where a moment lies in the frame. Neighbouring slots of the job are one.
-struct SlotPlace {
-  bool own = true;
-  uint64_t left_ns = UINT64_MAX;  // own: until its end
-  uint64_t until_ns = 0;          // not own: until the next own slot begins
-};
-SlotPlace slot_at(const ShareRule& rule, uint64_t now);
-
 // GPU time that the job may use at once; negative: it is behind.
 int64_t balance(const abi::RegionShare& share, const ShareRule& rule, uint64_t now);
 // More than three quarters of the burst: the limit is not what holds this job back.
@@ -68,12 +61,13 @@ bool is_at_ease(const abi::RegionShare& share, const ShareRule& rule, uint64_t n
 struct Admission {
   bool granted;
   uint64_t wait_ns;  // not granted: when to ask again
+  Notice notice = {};
 };
 // Asks to launch work of `cost` ns of GPU time and charges it if that is granted. `has_waited`:
 // this launch was refused before. `busy_until`: when what this process has on the GPU should be
 // done, by what was last seen to end; 0: it has nothing there.
 Admission admit(abi::RegionShare& share, const ShareRule& rule, uint64_t cost, uint64_t now,
-                bool has_waited, uint64_t busy_until = 0);
+                bool has_waited, uint64_t busy_until = 0, const TurnBoard& board = {});
 // Kernels that wait on the GPU for those on other devices of the job (NCCL's). If one of them is
 // let go while a peer is held, it spins and is charged for it, and then its own device is held
 // while the peer spins: at 25 % each time for three times as long. So in jobs with such kernels the

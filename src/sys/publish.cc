@@ -50,10 +50,11 @@ int publish_file(const char* path, const void* bytes, size_t size, uint32_t mode
   return error;
 }
 
-int write_in_place(const char* path, const void* bytes, size_t size) {
+int write_in_place(const char* path, const void* bytes, size_t size, uint64_t offset) {
   const int fd = open_file(path, O_WRONLY | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY, 0644);
   if (fd < 0) return errno;
-  const int error = write_all(fd, static_cast<const char*>(bytes), size);
+  int error = lseek(fd, static_cast<off_t>(offset), SEEK_SET) < 0 ? errno : 0;
+  if (error == 0) error = write_all(fd, static_cast<const char*>(bytes), size);
   close_file(fd);
   return error;
 }

@@ -11,9 +11,10 @@ namespace softmig::sys {
 // after an error the old file is untouched and nothing is left behind.
 int publish_file(const char* path, const void* bytes, size_t size, uint32_t mode);
 
-// Writes over the beginning of a file where it lies, made with mode 0644 if it is not there: for a
-// few bytes that change often. Readers of up to a word see the old one or the new. 0 or an errno.
-int write_in_place(const char* path, const void* bytes, size_t size);
+// Writes over a file's bytes from `offset` on where they lie; it is made with mode 0644 if it is
+// not there. For a few bytes that change often: readers of up to a word see the old one or the new.
+// 0 or an errno.
+int write_in_place(const char* path, const void* bytes, size_t size, uint64_t offset);
 
 // Opens a file that somebody else may have planted, for reading: follows no final link and never
 // blocks. Descriptor, or -1 with errno set.

@@ -78,6 +78,8 @@ uint64_t device_key(const policy::Uuid&) { return 77; }
 bool read_extra_page(const char*, abi::ExtraPage*) { return false; }
 void claim_slots(const char*, uint64_t, uint32_t, uint64_t) {}
 uint32_t open_slots(const char*, uint64_t, uint32_t, uint32_t, uint64_t) { return 0; }
+void tell_turn(const char*, uint64_t, const policy::Notice&) {}
+void read_turns(const char*, uint64_t, uint32_t, uint32_t, policy::TurnBoard&) {}
 void log_configure(const Places&, const Config&) {}
 bool log_enabled(LogLevel) { return false; }
 void log(LogLevel, const char*, ...) {}

@@ -62,7 +62,23 @@ TEST_F(Board, WhatIsNoFileHoldsNobodyUp) {
   EXPECT_EQ(open() & 0b0010, 0u);
 }
 
+TEST_F(Board, TurnsAreReadByTheOthersAndLeaveClaimsAlone) {
+  claim(0b0001, kNow + 1);
+  tell_turn(directory(), kKey, {.slot = 0, .until_ns = kNow + 7});
+  tell_turn(directory(), kKey, {.slot = 2, .until_ns = kNow + 9});
+  folder_.write(name(1), "12345678");
+  policy::TurnBoard board = {};
+  board.until_ns[3] = 5;
+  read_turns(directory(), kKey, 4, 0b0100, board);
+  EXPECT_EQ(board.until_ns[0], kNow + 7);
+  EXPECT_EQ(board.until_ns[1], 0u) << "a claim alone";
+  EXPECT_EQ(board.until_ns[2], 0u) << "its own";
+  EXPECT_EQ(board.until_ns[3], 0u) << "no file";
+  EXPECT_EQ(open(), 0b1100u) << "slot 2 does not say that it is filled";
+}
+
 TEST_F(Board, AFolderThatIsGoneIsNoError) {
+  tell_turn("/nowhere/board", kKey, {.slot = 1, .until_ns = kNow});
   claim_slots("/nowhere/board", kKey, 1, kNow);
   EXPECT_EQ(open_slots("/nowhere/board", kKey, 4, 0, kNow), 0u);
 }

@@ -41,8 +41,11 @@ struct Kernel {
   bool sample;
 };
 
-// Until when each slot is claimed.
-using Board = std::array<uint64_t, 32>;
+// Until when each slot is claimed, and work goes on that was launched in a turn that began with it.
+struct Board {
+  std::array<uint64_t, 32> claims = {};
+  TurnBoard turns = {};
+};
 
 // One process of one job, with the throttle's use of the policy: estimates, samples, true-ups.
 class Job {
@@ -84,8 +87,11 @@ class Job {
     const uint64_t work = program_.kernels[turn_ % program_.kernels.size()];
     const uint64_t cost = estimate(row);
     const uint64_t left = backlog();
-    const Admission admission =
-        admit(share_, rule_, cost, now, waited_since_ != 0, left == 0 ? 0 : now + left);
+    const Admission admission = admit(share_, rule_, cost, now, waited_since_ != 0,
+                                      left == 0 ? 0 : now + left, board_.turns);
+    if (admission.notice.until_ns != 0) {
+      board_.turns.until_ns[admission.notice.slot] = admission.notice.until_ns;
+    }
     if (!admission.granted) {
       if (waited_since_ == 0) waited_since_ = now;
       next_ = now + admission.wait_ns + kWakeUp;
@@ -148,8 +154,8 @@ class Job {
     for (uint32_t slot = 0; slot < rule_.slot_count; slot++) {
       const uint32_t bit = 1u << slot;
       if ((rule_.slot_mask & bit) != 0) {
-        board_[slot] = light ? 0 : now + 2 * demand_window_ns(rule_);
-      } else if (light && board_[slot] <= now) {
+        board_.claims[slot] = light ? 0 : now + 2 * demand_window_ns(rule_);
+      } else if (light && board_.claims[slot] <= now) {
         rule_.open_mask |= bit;
       }
     }
@@ -375,13 +381,42 @@ TEST(ShareModel, AJobThatCannotFillItsSlotsGetsItsShareAllTheSame) {
   EXPECT_NEAR(card.run(10 * kSecond)[0], 25, 1);
 }
 
-TEST(ShareModel, AHogOfLongKernelsDoesNotStarveItsNeighbours) {
-  Card card;
-  card.add(slots(25, 1, 4), hungry(20 * kMs));
-  for (uint32_t i = 1; i < 4; i++) card.add(slots(25, 1u << i, 4), hungry(200 * kUs));
-  const auto shares = card.run(10 * kSecond);
-  for (const double share : shares) EXPECT_GT(share, 15) << text(shares);
-  EXPECT_LT(shares[0], 26) << text(shares);
+TEST(ShareModel, LongKernelsBesideShortOnesCostNobodyHisShare) {
+  for (const uint64_t longest : {10 * kMs, 20 * kMs, 60 * kMs}) {
+    for (uint32_t hogs = 1; hogs <= (longest > 25 * kMs ? 1 : 4); hogs++) {
+      Card card;
+      for (uint32_t i = 0; i < 4; i++) {
+        card.add(slots(25, 1u << i, 4), hungry(i < hogs ? longest : 200 * kUs));
+      }
+      const auto shares = card.run(10 * kSecond);
+      for (const double share : shares) EXPECT_NEAR(share, 25, 1) << hogs << ": " << text(shares);
+      EXPECT_GT(sum(shares), 97) << text(shares);
+    }
+  }
+}
+
+TEST(ShareModel, KernelsLongerThanASlotOfUnequalJobs) {
+  const auto check = [](std::vector<ShareRule> rules) {
+    Card card;
+    for (const ShareRule& rule : rules) card.add(rule, hungry(20 * kMs));
+    const auto shares = card.run(10 * kSecond);
+    for (size_t i = 0; i < rules.size(); i++) {
+      EXPECT_NEAR(shares[i], rules[i].percent, 1) << text(shares);
+    }
+    EXPECT_GT(sum(shares), 97) << text(shares);
+  };
+  check({slots(50, 1, 2), slots(50, 2, 2)});
+  check({slots(50, 3, 4), slots(25, 4, 4), slots(25, 8, 4)});
+  check({slots(10, 1, 10), slots(90, 0x3fe, 10)});
+}
+
+TEST(ShareModel, KernelsLongerThanAnythingSavedRunAllTheSame) {
+  for (const uint64_t kernel : {40 * kMs, 120 * kMs, 200 * kMs, kSecond}) {
+    Card card;
+    for (uint32_t i = 0; i < 4; i++) card.add(slots(25, 1u << i, 4), hungry(kernel));
+    const auto shares = card.run(20 * kSecond);
+    for (const double share : shares) EXPECT_GT(share, 20) << kernel / kMs << ": " << text(shares);
+  }
 }
 
 }  // namespace
