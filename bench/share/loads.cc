@@ -15,7 +15,8 @@ constexpr int64_t kPollNs = 50'000, kHostWorkNs = 60'000, kRestNs = 1'000'000;
 constexpr int64_t kLightPeriodNs = 4'000'000;
 constexpr double kIdleWorkNs = 1e6;
 constexpr int kManyStreams = 4;
-constexpr unsigned int kOtherKernel = 1024;  // shared memory that makes it another kernel
+// Shared memory that makes it another kernel.
+constexpr unsigned int kOtherKernel = 1024;
 
 constexpr struct {
   std::string_view name;
@@ -35,6 +36,14 @@ std::string key_of(const Spec& spec) {
   if (spec.kind == Kind::kSmall) return "small:" + spec.length;
   if (spec.kind == Kind::kGraph) return "graph:" + spec.length;
   return spec.length;
+}
+
+// Programs have kernels of their own for work of another length; one whose argument says how long
+// it takes is the load "varied".
+unsigned int kernel_of(std::string_view length) {
+  constexpr std::string_view kLengths[] = {"20us", "200us", "2ms", "20ms", "200ms"};
+  const auto* at = std::find(std::begin(kLengths), std::end(kLengths), length);
+  return kOtherKernel * static_cast<unsigned int>(at - kLengths);
 }
 
 How how_of(Kind kind) {
@@ -73,13 +82,14 @@ Runner::Runner(Gpu* gpu, const Costs& costs, const Spec& spec, const Period& per
     lanes_.push_back({stream, 0, 0, {}});
   }
   if (spec.kind == Kind::kMixed || spec.kind == Kind::kVaried) {
-    const unsigned int other = spec.kind == Kind::kMixed ? kOtherKernel : 0;
+    const unsigned int other = spec.kind == Kind::kMixed ? kernel_of("2ms") : 0;
     items_ = {{cost("20us"), gpu->full(), nullptr, 1},
               {cost("2ms"), {gpu->full().blocks, other}, nullptr, 1}};
   } else {
     const Cost one = cost(key_of(spec));
     const bool graph = spec.kind == Kind::kGraph;
-    const Shape shape = spec.kind == Kind::kSmall ? gpu->small() : gpu->full();
+    Shape shape = spec.kind == Kind::kSmall ? gpu->small() : gpu->full();
+    shape.shared = kernel_of(spec.length);
     items_ = {{one, shape, nullptr, graph ? kGraphNodes : 1}};
     if (graph)
       items_[0].graph = gpu->new_graph(lanes_[0].stream, one.iterations, shape, kGraphNodes);
