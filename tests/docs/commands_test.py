@@ -34,9 +34,10 @@ NODE, TYPE, CARDS = "n1", "l40s", "2x48G:l40s"
 USER, UID = lab.USERS[0], lab.FIRST_UID
 MARK = "\036"
 PATIENCE_S = 60
+SCRIPT = r"(bench|tests|tools)/\S+\.py( |$)"  # of the repository
 # Documents of those who have SoftMig on their node; the others begin without it.
 INSTALLED = ("operations", "troubleshooting", "installation", "agent", "containers", "slurm",
-             "user-guide", "security", "metrics")
+             "user-guide", "security", "metrics", "cli", "compatibility")
 
 PROLOG = """\
 #!/bin/bash
@@ -140,7 +141,7 @@ def make_things():
         shutil.copy(TREE / "build/softmigd", "/usr/sbin")
     (ROOM / "python/torch.py").write_text(TORCH, encoding="ascii")
     (ROOM / "journal").write_text("softmigd: started\n", encoding="ascii")
-    for name in ("prog", "program"):
+    for name in ("prog", "program", "simulate", "my_driver_api_program"):
         shutil.copy(TREE / "build/test/test_alloc", TREE / name)
     (TREE / "train.py").write_text("import os\nos.execv('./prog', ['./prog'])\n", encoding="ascii")
     script(TREE / "job.sh", "#!/bin/sh\nsoftmig limits\n")
@@ -258,9 +259,9 @@ class Commands(unittest.TestCase):
         lab.wait_for("the job", lambda: pid.exists() and pid.read_text(encoding="ascii").strip())
         cls.job = {"id": number, "pid": pid.read_text(encoding="ascii").strip()}
 
-    def rule_of(self, document, command):
+    def rule_of(self, document, command, table=rules.RULES):
         """The first rule that is for this command."""
-        for rule in rules.RULES:
+        for rule in table:
             if document.endswith(rule.document) and re.search(rule.pattern, command.text):
                 self.used.add(rule)
                 return rule
@@ -320,9 +321,63 @@ class Commands(unittest.TestCase):
                     self.check(command, rule, status, output)
         self.assertGreater(count, 60)
         there = {pathlib.Path(block.document).name for block in self.blocks} | {""}
-        unused = [rule for rule in rules.RULES
-                  if rule not in self.used and rule.document in there]
-        self.assertEqual(unused, [], "no command needs these rules")
+        self.no_idle_rule(rule for rule in rules.RULES if rule.document in there)
+
+    def no_idle_rule(self, table):
+        """Every rule was for some command."""
+        self.assertEqual([rule for rule in table if rule not in self.used], [],
+                         "no command needs these rules")
+
+    def look(self, place, command, rule):
+        """One command in a shell of its own."""
+        with self.subTest(place=place, command=command.text):
+            (status, output), = Session(self.job).run([shell_text(command, rule)])
+            self.check(command, rule, status, output)
+
+    def test_commands_in_running_text(self):
+        self.prepare("docs/operations.md")
+        done, count = set(), 0
+        for document, command in commands.mentioned(TREE):
+            if command.text in done:
+                continue
+            done.add(command.text)
+            place = f"{document}:{command.line}"
+            rule = self.rule_of("", command, rules.MENTIONED)
+            if ours := commands.named(command.text):
+                command, rule = ours
+            if rule and (rule.skip or rule.agent and not self.has_agent):
+                continue
+            count += 1
+            if re.match(SCRIPT, command.text):
+                with self.subTest(place=place, command=command.text):
+                    self.assertEqual(commands.unknown_options(command.text, TREE), [])
+            else:
+                self.look(place, command, rule)
+        self.assertGreater(count, 60)
+        self.no_idle_rule(rules.MENTIONED)
+
+    def test_examples_of_the_manual(self):
+        self.prepare("docs/cli.md")
+        shown = [TREE / "build/softmig", *([TREE / "build/softmigd"] if self.has_agent else [])]
+        overview = lab.run(shown[0], "--help").stdout.split("Subcommands:")[1]
+        texts = [lab.run(shown[0], name, "--help").stdout
+                 for name in re.findall(r"^  ([a-z-]+)", overview, re.M)]
+        texts += [lab.run(program, "--help").stdout for program in shown]
+        found = [command for text in texts for command in commands.examples(text)]
+        self.assertGreater(len(found), 2)
+        for command in found:
+            self.look("--help", command, self.rule_of("--help", command))
+
+    def test_scripts_that_are_not_run_know_their_options(self):
+        count = 0
+        for block in self.blocks:
+            for command in block.commands:
+                rule = self.rule_of(block.document, command)
+                if rule and rule.skip and re.match(SCRIPT, command.text):
+                    count += 1
+                    with self.subTest(place=f"{block.document}:{command.line}", command=command.text):
+                        self.assertEqual(commands.unknown_options(command.text, TREE), [])
+        self.assertGreater(count, 5)
 
     def test_alert_rules_are_rules(self):
         if not shutil.which("promtool"):
@@ -355,6 +410,14 @@ class Reading(unittest.TestCase):
         block = commands.markdown.Block(1, "console", "$ a\nb\n\n$ c \\\n> d\ne")
         self.assertEqual([(c.text, c.output) for c in commands.shown(block)],
                          [("a", ["b", ""]), ("c \\\nd", ["e"])])
+
+    def test_commands_in_text_are_found(self):
+        text = "a `softmig x y`, `b c`\nand `scontrol\nz`\n\n| message | do |\n|---|---|\n| `ps a` | `ps b` |\n"
+        found = [(line, re.findall("`([^`]+)`", part)) for line, part in commands.paragraphs(text) if "`" in part]
+        self.assertEqual(found, [(1, ["softmig x y", "b c", "scontrol\nz"]), (7, ["ps b"])])
+        self.assertEqual(commands.named("make x-y")[0].text, "make -n x-y")
+        self.assertEqual(commands.named("softmig config keys")[0].text, "softmig config keys --help")
+        self.assertIsNone(commands.named("softmig run --sm 1"))
 
     def test_outputs_are_compared(self):
         self.assertTrue(commands.is_shown(["a  b", "x ... y", ""], ["a b", "x 12 y"]))

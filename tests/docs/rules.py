@@ -102,7 +102,72 @@ RULES = (
     Rule("benchmarks.md", r"", skip=CARD),
     Rule("benchmark-report.md", r"--real|^make bench-report", skip=CARD),
     Rule("benchmark-report.md", r"--quick", skip="bench_report_sim runs it"),
-    Rule("compatibility.md", r"", skip="needs a GPU, the network and minutes"),
-    # Tests of the tests
-    Rule("testing.md", r"", skip="runs tests, most of them for minutes; make test runs them"),
+    # Compatibility
+    Rule("compatibility.md", r"^(make|tests/)", skip="needs a GPU, the network and minutes"),
+    Rule("compatibility.md", r"^gcc -m32", after="readelf -h /var/lib/shared/empty32.so | grep -q ELF32"),
+    Rule("compatibility.md", r"^mv ", before="softmig doctor >/run/docs/plain || exit 1",
+         after="test -z \"$(/bin/true 2>&1)\" && grep -q libsoftmig.so /proc/self/maps && "
+               "softmig doctor | grep -q '[$]LIB' && softmig install >/dev/null && "
+               "grep -qx /var/lib/shared/libsoftmig.so /etc/ld.so.preload"),
+    # The command line, and the examples of help texts and manual pages
+    Rule("--help", r"^softmig run --sim", replace=("softmig run", "build/softmig run"),
+         prints=r"total 4096 MiB"),
+    Rule("", r"\./(simulate|program|my_\w+)$", prints=r"total (4096|12288) MiB"),
+)
+
+# The same for commands in running text, whatever the document; the place is not looked at. Of `softmig NAME`
+# alone the help is asked, of `make` the recipe, of `ctest` the list, and a script of the repository must know
+# its options.
+OWN_JOB = "JOB=$(as_user 'sbatch --parsable -o /dev/null --wrap \"sleep 60\"')"
+ATTEMPT = "tests/slurm/escapes_test.py and spellings_test.py try it"
+PART = "is no whole command"
+MANUAL = "man() { ls build/man/$1.[1-8]; }"
+MENTIONED = (
+    Rule("", r"^man softmigd", before=MANUAL, agent=True),
+    Rule("", r"^man ", before=MANUAL),
+    Rule("", r"^: >", after="! grep -q libsoftmig /proc/self/maps && softmig install >/dev/null"),
+    Rule("", r"^softmig COMMAND --help$", replace=("COMMAND", "limits"), prints="Exit status"),
+    Rule("", r"^softmig COMMAND: what is wrong$", skip="is what commands say"),
+    Rule("", r"^softmig run --sm 25$", replace=("--sm 25", "--sm 25 -- true")),
+    Rule("", r"^softmig run .*--sm 50$", replace=("--sm 50", "--sm 50 -- true")),
+    Rule("", r"^softmig limits --json$", inside=True, prints=r'"source"'),
+    Rule("", r"^softmig report JOB$", replace=("JOB", "$JOB"), prints="memory "),
+    Rule("", r"^softmig region PATH$", replace=("PATH", "/run/softmig/$JOB.region"), prints="region "),
+    Rule("", r"^softmig config check FILE\.*$", before="FILE=/run/softmig/$JOB.conf",
+         replace=("FILE", "$FILE #"), prints="12288"),
+    Rule("", r"^softmig install --root$", skip=PART),
+    Rule("", r"^softmig install --root /path", before="mkdir -p /run/docs/image",
+         replace=("/path/to/image", "/run/docs/image"),
+         after="grep -q libsoftmig /run/docs/image/etc/ld.so.preload"),
+    Rule("", r"^softmig install --nvidia-smi-hook",
+         before="mv /usr/bin/nvidia-smi /usr/bin/smi; cp /bin/true /usr/bin/nvidia-smi",
+         after="grep -q softmig-nvidia-smi-hook /usr/bin/nvidia-smi; mv /usr/bin/smi /usr/bin/nvidia-smi"),
+    Rule("", r"^softmig demo", skip="tests/cli/demo.bats runs it; it takes half a minute"),
+    Rule("", r"^python train\.py", inside=True, prints=r"CUDA_ERROR_OUT_OF_MEMORY"),
+    Rule("", r"^systemctl", agent=True, before="systemctl start softmigd"),
+    Rule("", r"^unshare -m$", skip=PART),
+    Rule("", r"^unshare ", skip=ATTEMPT),
+    Rule("", r"^scontrol update( StartTime=now| jobid=N .*)?$", skip=ATTEMPT),
+    Rule("", r"^(scancel|scontrol show job) \$JOB$", before=OWN_JOB),
+    Rule("", r"State=resume$", before="scontrol update NodeName=$NODE State=drain Reason=test"),
+    Rule("", r"^scontrol (-d )?show job$", prints="JobId="),
+    Rule("", r"^scontrol suspend", before=OWN_JOB + "; until scontrol show job $JOB | grep -q =RUNNING; do sleep .1; done",
+         after="scontrol resume $JOB && scancel $JOB"),
+    Rule("", r"^scontrol requeue$", replace=("requeue", "requeue $JOB"),
+         before=OWN_JOB + "; until scontrol show job $JOB | grep -q =RUNNING; do sleep .1; done",
+         after="scancel $JOB"),
+    # slurmd reads its files anew, and what it is asked meanwhile comes again after a minute.
+    Rule("", r"^scontrol reconfigure$", before="read_files() { grep -c 'CPU frequency' /var/log/slurm/slurmd.log; }; "
+         "before=$(read_files)", after="timeout 5 bash -c \"$(declare -f read_files); until "
+         "[ \\$(read_files) -gt $before ]; do sleep .1; done\"; sleep .3"),
+    Rule("", r"^srun --gres=gpu:l40s\.4:1$", replace=(".4:1", ".4:1 softmig limits"), user=True,
+         prints="12288 MiB"),
+    Rule("", r"^sbatch (--gres=gpu:h100|\.\.\.)", skip="needs another node; tests/slurm has them"),
+    Rule("", r"^apptainer ", skip="needs Apptainer"),
+    Rule("", r"^nvidia-smi --gpu-reset", skip="needs a GPU"),
+    Rule("", r"^apt |^cmake ", skip=PACKAGES),
+    Rule("", r"^(module|sudo cp|tee|rm)( |$)", skip=PART),
+    Rule("", r"^bench/cost ", skip=CARD),
+    Rule("", r"^tests/slurm/lab\.py ", skip="this is run by it"),
+    Rule("", r"^tests/slurm/pack_slurm\.sh ", skip="lasts minutes; make lab-packed runs it"),
 )

@@ -242,7 +242,7 @@ class Programs(WorldCase):
         self.assertIn((WARNING % World.library).encode(), errors)
 
     def test_a_line_that_suits_programs_of_32_bits_too(self):
-        # As docs/installation.md has it: $LIB, and a library without anything in it.
+        # As docs/compatibility.md has it: $LIB, and a library without anything in it.
         World.preload()
         program = self.program_of_32_bits()
         for name in ("lib64", "lib/x86_64-linux-gnu"):
