@@ -281,6 +281,10 @@ class Commands(unittest.TestCase):
             lab.run(ROOM / "bin/systemctl", "start", "softmigd", env=Session(self.job).environment())
             lab.wait_for("softmigd answers", lambda: lab.run(
                 "curl", "-sf", "http://127.0.0.1:9799/metrics", check=False).returncode == 0)
+        self.wake_node()
+
+    def wake_node(self):
+        """The node takes jobs, and answers."""
         if "drain" in self.state():
             lab.run("scontrol", "update", f"NodeName={NODE}", "State=resume")
         if "*" in self.state():  # resumed, and slurmctld waits for a word of the node
@@ -313,8 +317,7 @@ class Commands(unittest.TestCase):
             self.prepare(block.document)
             begin = time.monotonic()
             results = Session(self.job).run([shell_text(*pair) for pair in pairs])
-            if os.environ.get("VERBOSE"):
-                print(f"{block.document}:{block.line} {time.monotonic() - begin:.1f} s", file=sys.stderr)
+            self.tell(f"{block.document}:{block.line}", begin)
             for (command, rule), (status, output) in zip(pairs, results):
                 count += 1
                 with self.subTest(place=f"{block.document}:{command.line}", command=command.text):
@@ -328,10 +331,19 @@ class Commands(unittest.TestCase):
         self.assertEqual([rule for rule in table if rule not in self.used], [],
                          "no command needs these rules")
 
+    @staticmethod
+    def tell(place, begin):
+        """How long it took, if VERBOSE is set."""
+        if os.environ.get("VERBOSE"):
+            print(f"{place} {time.monotonic() - begin:.1f} s", file=sys.stderr)
+
     def look(self, place, command, rule):
         """One command in a shell of its own."""
+        self.wake_node()
         with self.subTest(place=place, command=command.text):
+            begin = time.monotonic()
             (status, output), = Session(self.job).run([shell_text(command, rule)])
+            self.tell(place, begin)
             self.check(command, rule, status, output)
 
     def test_commands_in_running_text(self):

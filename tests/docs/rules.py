@@ -156,10 +156,6 @@ MENTIONED = (
     Rule("", r"^scontrol requeue$", replace=("requeue", "requeue $JOB"),
          before=OWN_JOB + "; until scontrol show job $JOB | grep -q =RUNNING; do sleep .1; done",
          after="scancel $JOB"),
-    # slurmd reads its files anew, and what it is asked meanwhile comes again after a minute.
-    Rule("", r"^scontrol reconfigure$", before="read_files() { grep -c 'CPU frequency' /var/log/slurm/slurmd.log; }; "
-         "before=$(read_files)", after="timeout 5 bash -c \"$(declare -f read_files); until "
-         "[ \\$(read_files) -gt $before ]; do sleep .1; done\"; sleep .3"),
     Rule("", r"^srun --gres=gpu:l40s\.4:1$", replace=(".4:1", ".4:1 softmig limits"), user=True,
          prints="12288 MiB"),
     Rule("", r"^sbatch (--gres=gpu:h100|\.\.\.)", skip="needs another node; tests/slurm has them"),
