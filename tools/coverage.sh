@@ -20,8 +20,8 @@ flags="-fprofile-instr-generate -fcoverage-mapping"
 
 cmake -S "$source" -B "$folder" -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS="$flags" \
   -DCMAKE_EXE_LINKER_FLAGS="$flags" -DSOFTMIG_FUZZ_COVERAGE=ON >"$folder.log"
-cmake --build "$folder" --parallel "$(nproc)" --target unit_tests cli_units agent_units fuzzers \
-  >>"$folder.log" 2>&1 || {
+cmake --build "$folder" --parallel "$(nproc)" --target unit_tests cli_units agent_units slurm_units \
+  fuzzers >>"$folder.log" 2>&1 || {
   tail -n 30 "$folder.log" >&2
   exit 1
 }
@@ -34,7 +34,7 @@ profiles=$(cd "$profiles" && pwd)
 programs=()
 
 # Tests that a coverage build cannot pass (sizes, timings) do not matter here.
-for program in "$folder"/tests/unit/unit_tests "$folder"/tests/*/*_units; do
+for program in "$folder"/tests/unit/unit_tests "$folder"/tests/*/*_units "$folder"/*_units; do
   if [ ! -x "$program" ]; then continue; fi
   programs+=("$program")
   LLVM_PROFILE_FILE="$profiles/%p.profraw" "$program" --gtest_brief=1 >"$profiles/log" 2>&1 ||

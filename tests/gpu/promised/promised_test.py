@@ -88,6 +88,14 @@ class Programs(PromisedCase):
         out = self.run_in(self.place.bare_environment(), [self.program("test_alloc")])
         self.assertIn("total 8128 MiB", out)
 
+    def test_without_a_limit_managed_memory_goes_beyond_the_card(self):
+        # The driver's own way; with a limit that nobody holds it is a fault.
+        env = self.place.bare_environment()
+        out = self.run_in(env, [self.program("test_alloc_managed")])
+        self.assertIn("8192 MiB granted, more than there is: no limit is set", out)
+        out = self.run_in(env, [self.program("test_alloc_managed")], 1, CUDA_DEVICE_MEMORY_LIMIT="2G")
+        self.assertIn("FAIL: cuMemAllocManaged: 8192 MiB granted", out)
+
     def test_host_memory_is_free(self):
         out = self.run_in(self.place.new_slice(2 * GIB), [self.program("test_alloc_host")])
         self.assertIn("PASS", out)
