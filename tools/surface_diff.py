@@ -4,17 +4,19 @@
     surface_diff.py OLD NEW [--cxx g++]
 
 New functions are printed as rows for data/surface, the decision left open ("?", with "memory?" in
-front of those whose name speaks of memory or work). Changed signatures and structures are printed
-old beside new, new enumerators by enum. Exit status 0, whatever was found; 2 on wrong use, and where
-one of the two is no such header.
+front of those whose name speaks of memory or work); those that have a row there, with what was decided.
+Changed signatures and structures are printed old beside new, new enumerators by enum. Exit status 0,
+whatever was found; 2 on wrong use, and where one of the two is no such header.
 """
 
 import argparse
+import pathlib
 import re
 import subprocess
 
 import cuda_header
 
+SURFACE = pathlib.Path(__file__).resolve().parents[1] / "data/surface"
 SUSPECT = re.compile(r"Alloc|Create|Launch|Import|Map|Load|Reserve|Pool|Graph.*Instantiate")
 
 
@@ -22,14 +24,26 @@ def heading(title, count):
     print(f"\n{title}: {count}")
 
 
+def decisions():
+    """{symbol: decision and reason} of data/surface."""
+    lines = [line.split("\t") for path in SURFACE.glob("*.tsv")
+             for line in path.read_text(encoding="utf-8").splitlines()[1:]]
+    return {cells[0]: f"{cells[2]}\t{cells[3]}" for cells in lines}
+
+
 def print_functions(old, new, since):
-    added, removed = sorted(new.keys() - old.keys()), sorted(old.keys() - new.keys())
-    heading("New functions, as rows for data/surface", len(added))
+    decided, removed = decisions(), sorted(old.keys() - new.keys())
+    known = sorted((new.keys() - old.keys()) & decided.keys())
+    added = sorted(new.keys() - old.keys() - decided.keys())
+    heading("New functions to be decided, as rows for data/surface", len(added))
     families = {cuda_header.stem(name) for name in old}
     for name in added:
         hint = "memory? " if SUSPECT.search(name) else ""
         hint += "new version of a known function; " if cuda_header.stem(name) in families else ""
         print(f"{name}\t{since}\t?\t{hint}({new[name]})")
+    heading("New functions, decided in data/surface already", len(known))
+    for name in known:
+        print(f"{name}\t{decided[name]}")
     heading("Functions that are gone (drivers keep them; keep their rows)", len(removed))
     for name in removed:
         print(f"{name}({old[name]})")

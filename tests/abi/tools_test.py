@@ -168,6 +168,7 @@ class SurfaceDiff(InFolder):
         CUresult cuKept(int a);
         CUresult cuChanged(long a);
         CUresult cuMemAllocThing(CUdeviceptr *p, size_t n);
+        CUresult cuMemAlloc_v2(CUdeviceptr *p, size_t n);
         CUresult __PTSZ(cuKept)(int a);
     """
 
@@ -176,6 +177,8 @@ class SurfaceDiff(InFolder):
         out = self.run_tool(TOOLS / "surface_diff.py", old, new).stdout
         self.assertIn("cuMemAllocThing\t14000\t?\tmemory? (CUdeviceptr* p, size_t n)", out)
         self.assertIn("cuKept_ptsz\t14000\t?\tnew version of a known function; (int a)", out)
+        self.assertIn("decided in data/surface already: 1\ncuMemAlloc_v2\thook\t", out)
+        self.assertNotRegex(out, r"cuMemAlloc_v2\t14000")
         self.assertIn("cuGone(void)", out)
         self.assertIn("cuChanged\n  old (int a)\n  new (long a)", out)
         self.assertIn("E: E_TWO", out)
