@@ -108,7 +108,7 @@ aarch64: ## build the library for aarch64 and test it under qemu-user, in build-
 	@tools/deps.sh aarch64
 	@JOBS=$(JOBS) tests/aarch64/run.sh build-aarch64
 
-old-worlds: build ## other C libraries: Debian 11 and 10, musl, 32-bit programs, a missing library
+old-worlds: build ## other C libraries: Debian 11 and 10, older Ubuntus, musl, 32-bit programs, a missing library
 	@tools/deps.sh test
 	ctest --test-dir $(BUILD) --verbose -R '^preload\.(old_glibc|world)$$'
 

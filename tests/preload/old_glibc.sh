@@ -1,6 +1,7 @@
 #!/bin/bash
 # The library in the worlds of other C libraries: Debian 11 (glibc 2.31) and 10 (2.28, from the archive
-# of retired releases), whose programs and loader are unpacked into the cache, and musl.
+# of retired releases), whose programs and loader are unpacked into the cache, musl, and Ubuntu 18.04
+# (2.27) and 16.04 (2.23).
 #
 #   old_glibc.sh --library LIB --bin DIR --source DIR --cache DIR
 #
@@ -29,6 +30,12 @@ passed=0
 failed=0
 skipped=0
 
+# Of libc6.
+declare -A sums=(
+  [bionic]=1e1eb86fd646aa68f7144ec692b837b6b352d215880c6a2d0c92c19d36938427
+  [xenial]=68d69a0fb2dae7578a2a7054bc0cd5f0994d523f60d540bc6708ff3f2fb33e18
+)
+
 # check NAME EXPECTED FOUND
 check() {
   if [ "$2" = "$3" ]; then
@@ -49,12 +56,17 @@ skip() {
 unpack() {
   local place=$cache/$1 release=$1 mirror=http://deb.debian.org/debian
   shift
-  [ "$release" = buster ] && mirror=http://archive.debian.org/debian
+  local trust=
+  case $release in
+    buster) mirror=http://archive.debian.org/debian ;;
+    # Debian has no keys of Ubuntu: what is downloaded is known by its sum.
+    xenial | bionic) mirror=http://archive.ubuntu.com/ubuntu trust="[trusted=yes]" ;;
+  esac
   [ -e "$place/complete" ] && return 0
   command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || return 1
   rm -rf "$place"
   mkdir -p "$place"/{state/lists/partial,cache/archives/partial,deb,root,none}
-  echo "deb $mirror $release main" >"$place/sources.list"
+  echo "deb $trust $mirror $release main" >"$place/sources.list"
   cat >"$place/apt.conf" <<END
 Dir::State "$place/state";
 Dir::State::status "/dev/null";
@@ -72,6 +84,9 @@ END
   timeout 60 apt-get -qq update >"$place/log" 2>&1 || return 1
   (cd "$place/deb" && timeout 60 apt-get -qq download "$@" >>"$place/log" 2>&1) || return 1
   unset APT_CONFIG
+  if [ -n "$trust" ]; then
+    sha256sum --quiet --check <<<"${sums[$release]}  $(echo "$place"/deb/*.deb)" || return 1
+  fi
   for package in "$place"/deb/*.deb; do dpkg-deb -x "$package" "$place/root"; done
   rm -rf "$place"/{state,cache,deb,none}
   touch "$place/complete"
@@ -169,18 +184,20 @@ try_bullseye() {
   try_chroot
 }
 
-in_buster() {
-  local lib=$cache/buster/root/lib/x86_64-linux-gnu
-  env ${preload:+LD_PRELOAD="$preload"} "$lib/ld-2.28.so" --library-path "$lib" "$@"
+# in_older RELEASE PROGRAM...: with that release's loader and C library.
+in_older() {
+  local lib=$cache/$1/root/lib/x86_64-linux-gnu
+  shift
+  env ${preload:+LD_PRELOAD="$preload"} "$lib"/ld-2.??.so --library-path "$lib" "$@"
 }
 
-# The program of Debian 11 runs there too.
-try_buster() {
-  if [ ! -e "$cache/old_world" ] || ! unpack buster libc6; then
-    skip "Debian 10 cannot be downloaded from archive.debian.org"
+# try_older RELEASE NAME: the program of Debian 11 runs there too.
+try_older() {
+  if [ ! -e "$cache/old_world" ] || ! unpack "$1" libc6; then
+    skip "$2 cannot be downloaded"
     return
   fi
-  try "buster" in_buster "$cache/old_world"
+  try "$1" in_older "$1" "$cache/old_world"
 }
 
 # The kernel starts musl's loader under the name that the program gives it.
@@ -202,8 +219,10 @@ try_musl() {
 }
 
 try_bullseye
-try_buster
+try_older buster "Debian 10, from archive.debian.org,"
 try_musl
+try_older bionic "Ubuntu 18.04"
+try_older xenial "Ubuntu 16.04"
 echo "$passed passed, $failed failed, $skipped skipped"
 [ "$failed" -eq 0 ] || exit 1
 [ "$passed" -gt 0 ] || exit 77
