@@ -134,7 +134,7 @@ def named(text):
     if re.fullmatch(r"softmig( [a-z][a-z-]*)+", text):
         alias = text.replace("softmig update", "softmig install")
         return Command(0, f"{text} --help", None), rules.Rule("", "", prints=f"^Usage: {alias} ")
-    if re.fullmatch(r"make [\w-]+", text):
+    if re.fullmatch(r"make [\w-]+( [A-Z_]+=\w+)*", text):
         return Command(0, text.replace("make", "make -n"), None), None
     if text.startswith("ctest "):
         words = text.replace("ctest ", "").replace("--test-dir build", "")

@@ -428,6 +428,7 @@ class Reading(unittest.TestCase):
         found = [(line, re.findall("`([^`]+)`", part)) for line, part in commands.paragraphs(text) if "`" in part]
         self.assertEqual(found, [(1, ["softmig x y", "b c", "scontrol\nz"]), (7, ["ps b"])])
         self.assertEqual(commands.named("make x-y")[0].text, "make -n x-y")
+        self.assertEqual(commands.named("make x N=2")[0].text, "make -n x N=2")
         self.assertEqual(commands.named("softmig config keys")[0].text, "softmig config keys --help")
         self.assertIsNone(commands.named("softmig run --sm 1"))
 
